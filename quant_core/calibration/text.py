@@ -1,0 +1,146 @@
+"""From a choice of text to token sequences of equal length."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quant_core.errors import TextError
+from quant_core.jobs.context import Context
+from quant_core.models.loading import LoadedModel
+from quant_core.schema import TextSource
+
+TEXTS = Path(__file__).resolve().parents[2] / "assets" / "texts"
+_FEWEST = 64
+"""Fewer tokens than this say nothing about a model."""
+_SEQUENCES = 8
+"""A text too short for this many sequences is cut into shorter ones, so that a standard error can be had."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of shape (sequences, length), with the hash and name of the text they come from."""
+
+    ids: Tensor
+    text_hash: str
+    label: str
+
+    @property
+    def count(self) -> int:
+        """Number of tokens."""
+        return self.ids.numel()
+
+
+def bundled_text(name: str) -> str:
+    """The bundled ``calibration`` or ``evaluation`` text; passages follow each other without their separators."""
+    return (TEXTS / f"{name}.txt").read_text(encoding="utf-8").replace("\n%\n", "\n")
+
+
+def tokenize(context: Context, loaded: LoadedModel, source: TextSource, tokens: int, length: int) -> Tokens:
+    """Sequences of the text, as many as make ``tokens``, or all there are.
+
+    Consecutive windows that do not overlap; each begins with the tokenizer's own start token if it has one. Raises
+    ``TextError`` for text that is empty or under 64 tokens.
+    """
+    if tokens < _FEWEST or length < 2:
+        raise TextError(
+            f"{tokens} tokens in sequences of {length} are too few.", f"Use at least {_FEWEST} tokens."
+        )
+    length = min(length, loaded.info.context_length or length)
+    if source.kind == "self":
+        ids, label = (
+            write_text(context, loaded, tokens, length, source.seed),
+            f"written by the model, seed {source.seed}",
+        )
+        return Tokens(ids, _hash(str(ids.tolist())), label)
+    text, label = _read(source)
+    tokenizer: Any = loaded.tokenizer
+    stream = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+    if len(stream) < _FEWEST:
+        raise TextError(
+            f"The text ({label}) has {len(stream)} tokens, and at least {_FEWEST} are needed.",
+            "Give a longer text.",
+        )
+    start = _start_tokens(tokenizer)
+    length = max(2 + len(start), min(length, min(tokens, len(stream)) // _SEQUENCES))
+    body = length - len(start)
+    rows = max(1, min(-(-tokens // length), len(stream) // body))
+    ids = stream[: rows * body].reshape(rows, body)
+    prefix = torch.tensor(start, dtype=torch.long).expand(rows, len(start))
+    return Tokens(torch.cat([prefix, ids], dim=1), _hash(text), label)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _start_tokens(tokenizer: Any) -> list[int]:
+    first = tokenizer("a")["input_ids"][:1]
+    return list(first) if first and first[0] == tokenizer.bos_token_id else []
+
+
+def _read(source: TextSource) -> tuple[str, str]:
+    if source.kind == "inline":
+        return source.value, source.label or "own text"
+    if source.kind == "dataset":
+        return _dataset(source.value), source.value
+    return bundled_text(source.kind), f"bundled {source.kind} text"
+
+
+def _dataset(value: str) -> str:
+    name, config, split, column = (*value.split(":"), "", "", "")[:4]
+    try:
+        import datasets  # an optional companion: only this choice of text needs it
+    except ImportError as error:
+        raise TextError(
+            "Reading a hub dataset needs the package 'datasets'.",
+            "Run 'pip install datasets', or paste the text.",
+        ) from error
+    try:
+        rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
+        pieces: list[str] = []
+        size = 0
+        for row in rows:
+            piece = str(row[column or "text"])
+            pieces.append(piece)
+            size += len(piece)
+            if size > 2_000_000:
+                break
+    except Exception as error:  # the library raises many types for one cause: it cannot be had
+        raise TextError(
+            f"The dataset {name!r} cannot be read: {type(error).__name__}.",
+            "Check name:config:split:column and the network, or paste the text.",
+        ) from error
+    return "\n".join(pieces)
+
+
+def write_text(context: Context, loaded: LoadedModel, tokens: int, length: int, seed: int) -> Tensor:
+    """Token ids (sequences, length) that the model writes itself from its start token, at temperature 1.
+
+    Drawn with a CPU generator from ``seed``; Liu et al. 2023, "LLM-QAT" (arXiv:2305.17888), section 3.1.
+    """
+    tokenizer: Any = loaded.tokenizer
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if first is None:
+        raise TextError("The tokenizer has no start token to write from.", "Choose or paste a text.")
+    rows = max(_SEQUENCES, -(-tokens // length))
+    length = max(2, -(-tokens // rows))
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.full((rows, 1), first, dtype=torch.long)
+    cache: Any = None
+    with torch.no_grad():
+        for step in range(length):
+            if step % 16 == 0:
+                context.progress(
+                    0.0, f"The model writes its calibration text: {step} of {length} tokens a sequence"
+                )
+            out: Any = loaded.model(ids[:, -1:].to(loaded.device), past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            chances = out.logits[:, -1].float().softmax(dim=-1).cpu()
+            ids = torch.cat([ids, torch.multinomial(chances, 1, generator=generator)], dim=1)
+    return ids[:, 1:]

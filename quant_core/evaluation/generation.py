@@ -1,0 +1,143 @@
+"""Two models writing from one prompt, a token each in turn, with the same luck.
+
+Both sides draw their tokens with the same random numbers (Gumbel noise per step and token, from one seed), so they
+write the same text until their predictions really differ: the first differing token is a property of the recipe.
+Maddison et al. 2014, "A* sampling": the arg max of log-probabilities plus Gumbel noise is an exact sample.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quant_core.errors import TextError
+from quant_core.jobs.context import Context
+from quant_core.models.loading import LoadedModel
+from quant_core.models.patch import Weights, patched, quantized
+from quant_core.schema import GenerateRequest, Generation, Side, TokenEvent
+
+
+def generate(context: Context, request: GenerateRequest) -> Generation:
+    """Continue the prompt with the original and, if there is one, the recipe; each token is emitted as it comes."""
+    loaded = context.loaded(request.model, request.roots, request.fingerprint)
+    begun = time.monotonic()
+    prompt = _encode(loaded, request)
+    sides: list[_Writer] = [_Writer("original", loaded, prompt, {})]
+    if request.assignment is not None:
+        sides.append(_Writer("recipe", loaded, prompt, quantized(loaded.graph, request.assignment)))
+    noise = torch.Generator().manual_seed(request.seed)
+    for step in range(request.tokens):
+        context.check_cancelled()
+        gumbel = -torch.empty(loaded.info.vocabulary).exponential_(generator=noise).log()
+        for side in sides:
+            piece = side.step(gumbel, request.temperature, request.top_p)
+            if piece is not None:
+                context.emit(TokenEvent(side.side, step, piece))
+        if all(side.finished for side in sides):
+            break
+    original, recipe = sides[0], sides[1] if len(sides) > 1 else None
+    return Generation(
+        original=tuple(original.pieces),
+        recipe=tuple(recipe.pieces) if recipe else (),
+        divergence=_divergence(original.ids, recipe.ids) if recipe else -1,
+        seed=request.seed,
+        seconds=time.monotonic() - begun,
+    )
+
+
+def _encode(loaded: LoadedModel, request: GenerateRequest) -> Tensor:
+    tokenizer: Any = loaded.tokenizer
+    if not request.prompt.strip():
+        raise TextError("The prompt is empty.", "Write a few words for the model to continue.")
+    if request.chat and loaded.info.chat:
+        turn = [{"role": "user", "content": request.prompt}]
+        text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    else:
+        ids = tokenizer(request.prompt)["input_ids"]
+    limit = loaded.info.context_length
+    if limit and len(ids) + request.tokens > limit:
+        raise TextError(
+            f"The prompt has {len(ids)} tokens; with {request.tokens} more it exceeds the model's {limit}.",
+            "Shorten the prompt or ask for fewer tokens.",
+        )
+    return torch.tensor([ids], dtype=torch.long)
+
+
+class _Writer:
+    """One side: its weights, its KV cache, and what it has written."""
+
+    def __init__(self, side: Side, loaded: LoadedModel, prompt: Tensor, weights: Weights) -> None:
+        self.side = side
+        self.ids: list[int] = []
+        self.pieces: list[str] = []
+        self.finished = False
+        self._loaded = loaded
+        self._weights = weights
+        self._prompt: list[int] = prompt[0].tolist()
+        self._next = prompt.to(loaded.device)
+        self._cache: Any = None
+        self._text = self._decode()
+
+    def step(self, gumbel: Tensor, temperature: float, top_p: float) -> str | None:
+        """Write one token and return its text; None once the model has ended its text."""
+        if self.finished:
+            return None
+        model: Any = self._loaded.model
+        with torch.no_grad(), patched(self._weights):
+            out = model(self._next, past_key_values=self._cache, use_cache=True)
+        self._cache = out.past_key_values
+        token = choose(out.logits[0, -1].float().cpu(), gumbel, temperature, top_p)
+        if token in _ends(self._loaded):
+            self.finished = True
+            return None
+        self._next = torch.tensor([[token]], device=self._loaded.device)
+        self.ids.append(token)
+        return self._piece()
+
+    def _decode(self) -> str:
+        """The prompt and what follows, without bytes of a character that is not complete yet."""
+        tokenizer: Any = self._loaded.tokenizer
+        return str(tokenizer.decode(self._prompt + self.ids, skip_special_tokens=True)).rstrip("\ufffd")
+
+    def _piece(self) -> str:
+        """The text that the last token adds; an unfinished character waits for the next token."""
+        text = self._decode()
+        piece = text[len(self._text) :]
+        self._text = text
+        self.pieces.append(piece)
+        return piece
+
+
+def choose(logits: Tensor, gumbel: Tensor, temperature: float, top_p: float) -> int:
+    """A token id from logits (vocabulary,) in float32: the likeliest at temperature 0, else an exact sample.
+
+    ``top_p`` keeps the fewest likeliest tokens whose probabilities reach it (Holtzman et al. 2020).
+    """
+    if temperature <= 0:
+        return int(logits.argmax())
+    log_probs = torch.log_softmax(logits / temperature, dim=-1)
+    if top_p < 1.0:
+        ordered, order = log_probs.sort(descending=True)
+        before = ordered.exp().cumsum(dim=-1) - ordered.exp()
+        log_probs = log_probs.clone()
+        log_probs[order[before >= top_p]] = float("-inf")
+    return int((log_probs + gumbel[: len(log_probs)]).argmax())
+
+
+def _ends(loaded: LoadedModel) -> set[int]:
+    config: Any = loaded.model.generation_config
+    tokenizer: Any = loaded.tokenizer
+    listed = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    return {token for token in (*listed, tokenizer.eos_token_id) if token is not None}
+
+
+def _divergence(first: list[int], second: list[int]) -> int:
+    """Index of the first token in which the two differ, -1 if they are the same."""
+    for index, (left, right) in enumerate(zip(first, second, strict=False)):
+        if left != right:
+            return index
+    return -1 if len(first) == len(second) else min(len(first), len(second))

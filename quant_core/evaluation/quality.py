@@ -1,0 +1,72 @@
+"""Measuring a recipe: run the original and the quantized model over the same text and compare what they predict."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quant_core.calibration.text import tokenize
+from quant_core.jobs.context import Context
+from quant_core.metrics import (
+    kl_divergence,
+    log_probabilities,
+    mean_and_error,
+    negative_log_likelihood,
+    top1_agreement,
+)
+from quant_core.models.patch import patched, quantized
+from quant_core.schema import EvaluateRequest, Evaluation
+from quant_core.sensitivity.fisher import batch_rows
+
+
+def evaluate(context: Context, request: EvaluateRequest) -> Evaluation:
+    """KL, perplexity and agreement over non-overlapping sequences.
+
+    Every position that predicts a token of its sequence counts, so ``length - 1`` a sequence. Perplexity is
+    exp(mean negative log-likelihood); its standard error follows from the one over sequences by the delta method.
+    """
+    loaded = context.loaded(request.model, request.roots, request.fingerprint)
+    tokens = tokenize(context, loaded, request.text, request.tokens, request.sequence)
+    begun = time.monotonic()
+    context.progress(0.0, "Rounding the weights")
+    weights = quantized(loaded.graph, request.assignment)
+    sequences, length = tokens.ids.shape
+    model: Any = loaded.model
+    columns: dict[str, list[Tensor]] = {"kl": [], "before": [], "after": [], "same": []}
+    step = batch_rows(loaded, length, 1)
+    for start in range(0, sequences, step):
+        context.progress(start / sequences, f"{start * length:,} of {tokens.count:,} evaluation tokens")
+        ids = tokens.ids[start : start + step].to(loaded.device)
+        with torch.no_grad():
+            reference = log_probabilities(model(ids, use_cache=False).logits[:, :-1])
+            with patched(weights):
+                other = log_probabilities(model(ids, use_cache=False).logits[:, :-1])
+        columns["kl"].append(kl_divergence(reference, other).cpu())
+        columns["before"].append(negative_log_likelihood(reference, ids[:, 1:]).cpu())
+        columns["after"].append(negative_log_likelihood(other, ids[:, 1:]).cpu())
+        columns["same"].append(top1_agreement(reference, other).float().cpu())
+    kl, before, after, same = (torch.cat(parts) for parts in columns.values())
+    kl_mean, kl_stderr = mean_and_error(kl.mean(dim=1))
+    return Evaluation(
+        kl_mean=kl_mean,
+        kl_stderr=kl_stderr,
+        kl_median=float(kl.quantile(0.5)),
+        kl_p99=float(kl.flatten().sort().values[math.ceil(0.99 * kl.numel()) - 1]),
+        **_perplexity("perplexity", after),
+        **_perplexity("perplexity_original", before),
+        top1_agreement=float(same.mean()),
+        tokens=kl.numel(),
+        sequences=sequences,
+        text_hash=tokens.text_hash,
+        text_label=tokens.label,
+        seconds=time.monotonic() - begun,
+    )
+
+
+def _perplexity(name: str, nll: Tensor) -> dict[str, float]:
+    mean, error = mean_and_error(nll.mean(dim=1))
+    return {name: math.exp(mean), f"{name}_stderr": math.exp(mean) * error}

@@ -1,0 +1,90 @@
+"""Uniform integers of 2 to 8 bits, symmetric or asymmetric, with a 16-bit scale a block.
+
+Ranges and scales follow compressed-tensors' ``calculate_qparams``: codes are signed, from ``-2^(b-1)`` to
+``2^(b-1) - 1``. With ``m`` the block's extreme values, both widened to contain 0,
+
+    symmetric    scale = max|m| / ((2^b - 1) / 2),    w ~ scale * q
+    asymmetric   scale = (max - min) / (2^b - 1),     w ~ scale * (q - z),   z = round(q_min - min / scale)
+
+and ``q = clamp(round(w / scale + z))``, halves to even. The scale is rounded to float16 *before* the codes are
+chosen, because float16 is what is stored; a zero point takes as many bits as a code.
+Jacob et al. 2018 (arXiv:1712.05877), equation 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from quant_core.formats.base import Codes, Format, register
+from quant_core.schema import FamilyInfo, FormatSpec
+
+SCALE_BITS = 16
+_LARGEST = torch.finfo(torch.float16).max
+_SMALLEST = torch.finfo(torch.float16).tiny * 2.0**-10  # 2^-24, the smallest subnormal
+
+
+class IntegerFormat(Format):
+    """Integers of ``bits`` bits; see the module's docstring for the arithmetic."""
+
+    def __init__(self, spec: FormatSpec, bits: int) -> None:
+        super().__init__(spec)
+        self.bits = bits
+        self.low = -(2 ** (bits - 1))
+        self.high = 2 ** (bits - 1) - 1
+        self.symmetric = spec.symmetry == "sym"
+
+    def quantize(self, blocks: Tensor) -> Codes:
+        """Codes as int8 (blocks, block size), scales as float16 (blocks, 1), zero points as int8 (blocks, 1)."""
+        low = blocks.amin(dim=1, keepdim=True).clamp(max=0.0)
+        high = blocks.amax(dim=1, keepdim=True).clamp(min=0.0)
+        steps = float(self.high - self.low)
+        span = torch.maximum(-low, high) * 2.0 if self.symmetric else high - low
+        scales = (span / steps).clamp(_SMALLEST, _LARGEST).to(torch.float16)
+        step = scales.float()
+        scaled = blocks / step
+        if self.symmetric:
+            return Codes(scaled.round_().clamp_(self.low, self.high).to(torch.int8), scales)
+        zero = (self.low - low / step).round_().clamp_(self.low, self.high)
+        codes = scaled.add_(zero).round_().clamp_(self.low, self.high)
+        return Codes(codes.to(torch.int8), scales, zero.to(torch.int8))
+
+    def dequantize(self, codes: Codes) -> Tensor:
+        """``scale * (q - z)`` in float32."""
+        values = codes.values.float()
+        if codes.zero_points is not None:
+            values -= codes.zero_points.float()
+        return values.mul_(codes.scales.float())
+
+    def grid(self, codes: Codes) -> Tensor:
+        """The ``2^bits`` values of the block."""
+        every = torch.arange(self.low, self.high + 1, dtype=torch.int8)[None]
+        return self.dequantize(Codes(every, codes.scales, codes.zero_points))[0]
+
+    def value_bits(self, original_bits: int) -> int:
+        """``bits``."""
+        return self.bits
+
+    def block_bits(self) -> int:
+        """A 16-bit scale and, if asymmetric, a zero point of ``bits`` bits."""
+        return SCALE_BITS + (0 if self.symmetric else self.bits)
+
+
+def _register(bits: int) -> None:
+    register(
+        FamilyInfo(
+            name=f"int{bits}",
+            title=f"INT{bits}",
+            help=f"{2**bits} evenly spaced values a block, with a 16-bit scale; asymmetric adds a zero point.",
+            source="Jacob et al. 2018, arXiv:1712.05877",
+            granularities=("group", "channel", "tensor"),
+            group_sizes=(32, 64, 128),
+            symmetries=("asym", "sym"),
+            default="g{group}/asym",
+        ),
+        lambda spec: IntegerFormat(spec, bits),
+    )
+
+
+for _bits in (2, 3, 4, 5, 6, 8):
+    _register(_bits)

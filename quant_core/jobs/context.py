@@ -1,0 +1,30 @@
+"""What a job may ask of the machinery that runs it: the only coupling between the two."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from quant_core.schema import ModelRef, TokenEvent
+
+if TYPE_CHECKING:
+    from quant_core.models.loading import LoadedModel
+
+
+class Context(Protocol):
+    """Progress, cancel, streamed events and the warm model, for a job function ``(context, request) -> result``."""
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Report ``fraction`` (0..1) done.
+
+        Called only where the model is as it was loaded: waiting interactive requests are served in here, and a
+        cancelled job leaves from here by ``Cancelled``.
+        """
+
+    def check_cancelled(self) -> None:
+        """Raise ``Cancelled`` if the user asked for it; may be called anywhere."""
+
+    def emit(self, event: TokenEvent) -> None:
+        """Store an event for whoever watches the job."""
+
+    def loaded(self, ref: ModelRef, roots: tuple[str, ...], fingerprint: str = "") -> LoadedModel:
+        """The model, kept warm between jobs; ``ModelError`` if it is no longer the one with ``fingerprint``."""

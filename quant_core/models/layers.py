@@ -1,0 +1,100 @@
+"""One adapter a kind of layer: how its weight is seen as a matrix (outputs, inputs), whatever way it is stored.
+
+``nn.Linear`` stores (outputs, inputs); GPT-2's ``Conv1D`` stores (inputs, outputs); Mixture-of-experts layers of
+transformers 5 keep all experts in one 3-D parameter (experts, outputs, inputs); an embedding is a table
+(tokens, width) and, where it is tied, also the head's matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from quant_core.schema import Unit
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a unit's values live: a parameter, perhaps transposed, perhaps one expert's slice of it."""
+
+    unit: Unit
+    parameter: nn.Parameter
+    transposed: bool = False
+    expert: int | None = None
+
+    def matrix(self) -> Tensor:
+        """The weight as (rows, columns) = (outputs, inputs), sharing storage with the model."""
+        data = self.parameter.data
+        if self.expert is not None:
+            data = data[self.expert]
+        return data.T if self.transposed else data
+
+    def write(self, storage: Tensor, matrix: Tensor) -> None:
+        """Put ``matrix`` (rows, columns) at the unit's place in ``storage``, shaped like the parameter."""
+        place = storage if self.expert is None else storage[self.expert]
+        place.copy_(matrix.T if self.transposed else matrix)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A module that applies one or more units to its input; a tied embedding has two sites."""
+
+    module: nn.Module
+    slots: tuple[Slot, ...]
+    kind: str
+    """``matrix`` (y = W x + b), ``lookup`` (y = W[token]) or ``experts``."""
+
+
+def is_matrix(module: nn.Module) -> bool:
+    """Whether the module computes W x + b."""
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def is_experts(module: nn.Module) -> bool:
+    """Whether the module keeps its experts as 3-D parameters in the layout that Mixtral and its kin share."""
+    gate_up, down = getattr(module, "gate_up_proj", None), getattr(module, "down_proj", None)
+    if not (
+        isinstance(gate_up, nn.Parameter) and isinstance(down, nn.Parameter) and hasattr(module, "act_fn")
+    ):
+        return False
+    biased = any(name.endswith("bias") for name, _ in module.named_parameters(recurse=False))
+    if gate_up.dim() != 3 or down.dim() != 3 or biased or getattr(module, "is_transposed", False):
+        return False
+    return gate_up.shape[1] == 2 * down.shape[2] and gate_up.shape[2] == down.shape[1]
+
+
+ExpertVisit = Callable[[Slot, Tensor, Tensor, Tensor], None]
+
+
+def experts_forward(site: Site, visit: ExpertVisit) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """A forward for an experts module, as transformers' eager one, that shows every product it computes.
+
+    ``visit(slot, x, y, token)`` gets inputs x (n, inputs), outputs y (n, outputs), and which of the flattened tokens
+    each row belongs to (n,).
+    """
+    module: Any = site.module
+    slots = {(slot.parameter is module.down_proj, slot.expert): slot for slot in site.slots}
+
+    def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        result = torch.zeros_like(hidden_states)
+        for expert in top_k_index.unique().tolist():
+            if expert >= module.gate_up_proj.shape[0]:
+                continue
+            token, choice = torch.where(top_k_index == expert)
+            x = hidden_states[token]
+            both = nn.functional.linear(x, module.gate_up_proj[expert])
+            visit(slots[False, expert], x, both, token)
+            gate, up = both.chunk(2, dim=-1)
+            inner = module.act_fn(gate) * up
+            out = nn.functional.linear(inner, module.down_proj[expert])
+            visit(slots[True, expert], inner, out, token)
+            out = out * top_k_weights[token, choice, None]
+            result = result.index_add(0, token, out.to(result.dtype))
+        return result
+
+    return forward

@@ -1,0 +1,227 @@
+"""Loading a checked checkpoint with transformers, and everything that can be wrong with it said plainly."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+)
+
+from quant_core.errors import ModelError
+from quant_core.models.graph import Graph, build_graph
+from quant_core.models.sources import Checkpoint, check, fingerprint, locate, title_of
+from quant_core.schema import ModelInfo, ModelRef
+
+log = logging.getLogger(__name__)
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+
+_HEADROOM = 1.3
+"""Memory wanted, as a multiple of the weights: activations, one layer in float32, a swapped copy of some layers."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run: never trained, gradients off for all parameters."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    graph: Graph
+    info: ModelInfo
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return torch.device(self.info.device)
+
+
+def load(ref: ModelRef, roots: Sequence[str] = ()) -> LoadedModel:
+    """Find, check and load a model; ``ModelError`` with one clear sentence where it cannot be used."""
+    title = title_of(ref)
+    checkpoint = check(locate(ref, roots), title)
+    _check_architecture(checkpoint)
+    tokenizer = _load_tokenizer(checkpoint)
+    device = _device(ref.device)
+    dtype = _dtype(ref.dtype, device)
+    _check_memory(checkpoint, device, dtype)
+    model = _load_weights(checkpoint, dtype).to(device)
+    model.requires_grad_(False).eval()
+    if model.can_generate():
+        model.generation_config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
+    graph = build_graph(model, checkpoint.bits)
+    if not any(unit.decided for unit in graph.units):
+        raise ModelError(
+            f"{title} has no linear layer that can be quantized.", "Choose a transformer language model."
+        )
+    return LoadedModel(
+        model, tokenizer, graph, _describe(ref, checkpoint, model, tokenizer, graph, device, dtype)
+    )
+
+
+def _check_architecture(checkpoint: Checkpoint) -> None:
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        kind = checkpoint.config.get("model_type", "unknown")
+        raise ModelError(
+            f"{checkpoint.title} is of a type ({kind}) that transformers {transformers.__version__} cannot load "
+            "without running the repository's own code.",
+            "Choose a model of a type built into transformers.",
+        ) from error
+    named = checkpoint.config.get("architectures") or []
+    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or (named and not known & set(named)):
+        what = ", ".join(named) or checkpoint.config.get("model_type", "unknown")
+        raise ModelError(
+            f"{checkpoint.title} is not a causal language model ({what}).",
+            "Choose a model that writes text left to right, such as Llama, Qwen, Mistral, GPT-2 or OPT.",
+        )
+
+
+def _load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    names = (
+        "tokenizer.json",
+        "tokenizer.model",
+        "vocab.json",
+        "vocab.txt",
+        "spiece.model",
+        "tokenizer_config.json",
+    )
+    try:
+        if not any((checkpoint.folder / name).is_file() for name in names):
+            raise OSError("no tokenizer file")
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            checkpoint.folder, trust_remote_code=False
+        )
+    except Exception as error:  # tokenizer libraries raise anything from KeyError to their own types
+        log.info("tokenizer of %s", checkpoint.title, exc_info=True)
+        raise ModelError(
+            f"{checkpoint.title} has no tokenizer that can be loaded.",
+            "Put tokenizer.json and tokenizer_config.json beside the weights.",
+        ) from error
+    return tokenizer
+
+
+def _device(name: str) -> torch.device:
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device("cuda" if available["cuda"] else "mps" if available["mps"] else "cpu")
+    if not available.get(name, False):
+        there = ", ".join(key for key, value in available.items() if value)
+        raise ModelError(f"This machine has no device {name!r}.", f"Choose auto or one of: {there}.")
+    return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in known:
+        raise ModelError(f"There is no dtype {name!r} to compute in.", f"Choose auto, {', '.join(known)}.")
+    return known[name]
+
+
+def _check_memory(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    needed = checkpoint.parameters * dtype.itemsize * _HEADROOM
+    if needed > free:
+        name = str(dtype).removeprefix("torch.")
+        raise ModelError(
+            f"{checkpoint.title} needs about {_size(needed)} in {name}, and {_size(free)} are free.",
+            "Choose a 16-bit dtype or a smaller model, or free some memory.",
+        )
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _load_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "use_safetensors": True,
+        "trust_remote_code": False,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(checkpoint.folder, **options)
+    except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"The weights of {checkpoint.title} do not fit its config.json: {first}",
+            "Download the model again, or check that weights and config belong together.",
+        ) from error
+    for key, what in (("missing_keys", "lacks"), ("mismatched_keys", "has the wrong shape for")):
+        if report[key]:
+            example = min(map(str, report[key]))
+            raise ModelError(
+                f"{checkpoint.title} {what} {len(report[key])} weights its config.json asks for, such as {example}.",
+                "Download the model again; analyzing it would mean guessing those weights.",
+            )
+    if report["unexpected_keys"]:
+        example = min(map(str, report["unexpected_keys"]))
+        raise ModelError(
+            f"{checkpoint.title} holds {len(report['unexpected_keys'])} weights that its config.json has no place "
+            f"for, such as {example}.",
+            "Check that weights and config belong together.",
+        )
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _describe(
+    ref: ModelRef,
+    checkpoint: Checkpoint,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    graph: Graph,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> ModelInfo:
+    config: Any = model.config
+    units = graph.units
+    blocks = max((unit.block for unit in units), default=-1) + 1
+    heads = getattr(config, "num_attention_heads", 1)
+    head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    notes = []
+    if any(unit.tied for unit in units):
+        notes.append("The embedding and the head share one weight, counted once.")
+    routed = sum(unit.kind == "expert" for unit in units)
+    if routed:
+        notes.append(f"{routed} expert weights are kept in 3-D parameters; each expert is its own unit.")
+    return ModelInfo(
+        ref=ref,
+        title=checkpoint.title,
+        fingerprint=fingerprint(checkpoint),
+        architecture=type(model).__name__,
+        parameters=graph.other_parameters + sum(unit.parameters for unit in units),
+        other_bits=graph.other_parameters * checkpoint.bits,
+        units=units,
+        blocks=blocks,
+        hidden_size=int(config.hidden_size),
+        vocabulary=int(config.vocab_size),
+        context_length=int(getattr(config, "max_position_embeddings", 0) or 0),
+        kv_values=2 * blocks * int(kv_heads) * int(head),
+        dtype=checkpoint.dtype,
+        compute_dtype=str(dtype).removeprefix("torch."),
+        device=device.type,
+        chat=bool(tokenizer.chat_template),
+        notes=tuple(notes),
+    )

@@ -1,0 +1,560 @@
+"""Every value that crosses a folder: frozen, JSON-able, free of torch.
+
+``dump`` turns a value into plain JSON data and ``load`` turns it back, refusing unknown or missing fields.
+Sizes are in bits where a format is concerned and in bytes (1 MB = 10^6 bytes) where a file or memory is; KL
+divergences and scores are in nats a token, natural logarithm throughout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import cattrs
+
+T = TypeVar("T")
+
+ORIGINAL = "original"
+
+Granularity = Literal["tensor", "channel", "group", "none"]
+ScoreName = Literal["fisher", "measured", "output", "weight"]
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+TextKind = Literal["calibration", "evaluation", "inline", "dataset", "self"]
+Side = Literal["original", "recipe"]
+
+Plain = str | int | bool
+
+
+def _plain(value: object, _: object) -> Plain:
+    if not isinstance(value, str | int | bool):
+        raise TypeError(f"{value!r} is no text, whole number, or truth value")
+    return value
+
+
+_converter = cattrs.Converter(forbid_extra_keys=True)
+_converter.register_structure_hook_func(lambda kind: kind == Plain, _plain)
+
+
+def dump(value: object) -> Any:
+    """Plain JSON data (dicts, lists, numbers, strings) of a schema value."""
+    return _converter.unstructure(value)
+
+
+def load(kind: type[T], data: Any) -> T:
+    """The schema value of type ``kind`` held in JSON ``data``; raises ``ValueError`` if it does not fit."""
+    try:
+        return _converter.structure(data, kind)
+    except Exception as error:
+        raise ValueError(f"not a {kind.__name__}: {'; '.join(cattrs.transform_error(error))}") from error
+
+
+def digest(value: object) -> str:
+    """A 24-digit content hash of a schema value or JSON data, independent of key order."""
+    text = json.dumps(dump(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+# --- number formats -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FamilyInfo:
+    """What a family of number formats offers; the catalog lists one a family.
+
+    ``granularities`` names who shares a scale; ``symmetries`` is empty where the family has no such choice.
+    ``default`` is the tail of the full name, with ``{group}`` for the group size (``"g{group}/asym"``).
+    """
+
+    name: str
+    title: str
+    help: str
+    source: str
+    granularities: tuple[Granularity, ...]
+    group_sizes: tuple[int, ...]
+    symmetries: tuple[Literal["asym", "sym"], ...]
+    default: str
+
+
+@dataclass(frozen=True)
+class FormatSpec:
+    """One number format; ``name`` and ``parse_format`` are each other's inverse.
+
+    Names read ``family[/granularity[/symmetry]]``: ``int4/g64/asym``, ``int8/channel/sym``, ``nf4/g64``,
+    ``fp8_e4m3/channel``, ``original``.
+    """
+
+    family: str
+    granularity: Granularity = "none"
+    group_size: int = 0
+    symmetry: Literal["asym", "sym", "none"] = "none"
+
+    @property
+    def name(self) -> str:
+        """The full name, which parses back to this spec."""
+        parts = [self.family]
+        if self.granularity == "group":
+            parts.append(f"g{self.group_size}")
+        elif self.granularity != "none":
+            parts.append(self.granularity)
+        if self.symmetry != "none":
+            parts.append(self.symmetry)
+        return "/".join(parts)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What a weight costs in a format, in bits: its codes (padding included) and its metadata (scales, zero points)."""
+
+    codes: int
+    metadata: int
+    padded: int = 0
+    """Values added to fill the last group of a row."""
+
+    @property
+    def total(self) -> int:
+        """All stored bits."""
+        return self.codes + self.metadata
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Where a model is and how to load it.
+
+    ``source`` is ``"bundled"``, a folder, or a hub id. ``dtype`` is the dtype to compute in (``"auto"``: float32 on
+    a CPU, bfloat16 elsewhere); ``device`` is ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+    """
+
+    source: str
+    revision: str = ""
+    dtype: str = "auto"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One weight that is decided on: a full parameter name, with ``[e]`` for one expert of a 3-D parameter.
+
+    ``rows`` are outputs, ``columns`` are inputs, whatever way the checkpoint stores them. ``fused`` names the group
+    that some runtimes quantize as one (q/k/v, gate/up). ``decided`` is true for the linear layers of the blocks;
+    embedding and head join on request. ``tied`` lists the further parameters that share this storage.
+    """
+
+    name: str
+    block: int
+    """Index of the transformer block, -1 outside the blocks."""
+    role: str
+    """Last part of the module's name (``q_proj``), with the expert's index for experts."""
+    kind: Literal["linear", "conv1d", "expert", "embedding", "head"]
+    rows: int
+    columns: int
+    bits: int
+    """Bits a value in the checkpoint (16 for bfloat16)."""
+    decided: bool
+    fused: str = ""
+    tied: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """Number of values."""
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is: everything pages show before any analysis."""
+
+    ref: ModelRef
+    title: str
+    fingerprint: str
+    architecture: str
+    parameters: int
+    """All parameters, tied storage counted once."""
+    other_bits: int
+    """Stored bits of everything that is no unit: norms, biases, positions."""
+    units: tuple[Unit, ...]
+    blocks: int
+    hidden_size: int
+    vocabulary: int
+    context_length: int
+    kv_values: int
+    """Values the KV cache holds a token (all layers, keys and values)."""
+    dtype: str
+    """The checkpoint's dtype."""
+    compute_dtype: str
+    device: str
+    chat: bool
+    """Whether the tokenizer brings a chat template."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def original_bits(self) -> int:
+        """Stored bits of the checkpoint's weights."""
+        return self.other_bits + sum(unit.parameters * unit.bits for unit in self.units)
+
+
+# --- text -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Which text: a bundled one, the user's own (``inline``), a hub dataset, or text the model writes itself.
+
+    ``value`` is the text for ``inline`` and ``name[:config[:split[:column]]]`` for ``dataset``; ``seed`` is used by
+    ``self``; ``label`` is what to call it on screen.
+    """
+
+    kind: TextKind
+    value: str = ""
+    label: str = ""
+    seed: int = 0
+
+
+CALIBRATION = TextSource("calibration", label="bundled calibration text")
+EVALUATION = TextSource("evaluation", label="bundled evaluation text")
+
+
+# --- requests: what a job is asked ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InspectRequest:
+    """Load a model and list what can be quantized. Answer: ``ModelInfo``."""
+
+    model: ModelRef
+    roots: tuple[str, ...] = ()
+    """Folders a local path must lie in once links are resolved; empty allows any (the command line)."""
+    signature: str = ""
+    """Sizes and times of a local folder's files, so that a changed folder is inspected again."""
+
+
+@dataclass(frozen=True)
+class SensitivityRequest:
+    """Score every unit in every format. Answer: ``ScoreTable``."""
+
+    model: ModelRef
+    fingerprint: str
+    formats: tuple[str, ...]
+    """Full format names."""
+    text: TextSource = CALIBRATION
+    tokens: int = 8192
+    sequence: int = 256
+    """Tokens a sequence."""
+    score: ScoreName = "fisher"
+    """``fisher`` also yields weight and output error; ``measured`` quantizes one unit at a time."""
+    embeddings: bool = False
+    seed: int = 0
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerRequest:
+    """Histogram, grid and error of one unit in one format. Answer: ``LayerView``."""
+
+    model: ModelRef
+    fingerprint: str
+    unit: str
+    format: str
+    bins: int = 120
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """Measure a recipe against the original. Answer: ``Evaluation``."""
+
+    model: ModelRef
+    fingerprint: str
+    assignment: Mapping[str, str]
+    """Unit name to full format name; units not named keep the original weights."""
+    text: TextSource = EVALUATION
+    tokens: int = 4096
+    sequence: int = 256
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """Write from a prompt, with the original and any recipe; tokens stream as events. Answer: ``Generation``."""
+
+    model: ModelRef
+    fingerprint: str
+    prompt: str
+    assignment: Mapping[str, str] | None = None
+    tokens: int = 60
+    seed: int = 0
+    temperature: float = 0.8
+    """0 picks the likeliest token."""
+    top_p: float = 0.95
+    chat: bool = False
+    """Whether to wrap the prompt in the tokenizer's chat template."""
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CatalogRequest:
+    """List what the registries offer. Answer: ``Catalog``."""
+
+
+Request = (
+    InspectRequest | SensitivityRequest | LayerRequest | EvaluateRequest | GenerateRequest | CatalogRequest
+)
+
+
+# --- results: what a job answers ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What the registries offer."""
+
+    families: tuple[FamilyInfo, ...]
+
+
+Matrix = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of units (rows) by formats (columns).
+
+    ``fisher`` and ``measured`` are KL in nats a token; ``weight`` is |dW|^2/|W|^2 and ``output`` is
+    mean |dW x|^2 / mean |W x|^2, both without unit. ``*_stderr`` are standard errors of the mean over the
+    calibration sequences. A score that was not asked for is an empty tuple.
+    """
+
+    fingerprint: str
+    units: tuple[str, ...]
+    formats: tuple[str, ...]
+    storage_bits: tuple[tuple[int, ...], ...]
+    """All stored bits of the unit in the format."""
+    padded: tuple[tuple[int, ...], ...]
+    """Values added to fill groups that do not divide the row."""
+    tokens: int
+    sequences: int
+    text_hash: str
+    text_label: str
+    seed: int
+    seconds: float
+    weight: Matrix = ()
+    output: Matrix = ()
+    fisher: Matrix = ()
+    fisher_stderr: Matrix = ()
+    measured: Matrix = ()
+    measured_stderr: Matrix = ()
+
+    def scores(self, score: ScoreName) -> Matrix:
+        """The matrix of one score (units x formats); empty if it was not computed."""
+        return {
+            "fisher": self.fisher,
+            "measured": self.measured,
+            "output": self.output,
+            "weight": self.weight,
+        }[score]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts between ``edges`` (one more than ``counts``)."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """One unit in one format, binned for drawing; values are in the weight's own unit."""
+
+    unit: str
+    format: str
+    weights: Histogram
+    dequantized: Histogram
+    """Of the weights after quantization, on the same edges."""
+    errors: Histogram
+    """Of dequantized minus original."""
+    grid: tuple[float, ...]
+    """Every value that the block of median scale can hold."""
+    clip_low: float
+    """Lowest and highest value that block can hold."""
+    clip_high: float
+    block_values: int
+    """How many weights share that block's scale."""
+    blocks: int
+    outside: float
+    """Share of the unit's weights outside the range of their own block, in 0..1."""
+    sqnr_db: float | None
+    """10 log10(|W|^2 / |dW|^2); None where nothing changed."""
+    kurtosis: float
+    """Excess kurtosis of the weights; 0 for a normal distribution."""
+    outlier_share: float
+    """Share of weights beyond 4 standard deviations, in 0..1 (0.00006 for a normal distribution)."""
+    absolute_maximum: float
+    standard_deviation: float
+    bits_per_weight: float
+    padded: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A recipe measured against the original; KL in nats a token, perplexity by the text's own next token."""
+
+    kl_mean: float
+    kl_stderr: float
+    kl_median: float
+    kl_p99: float
+    perplexity: float
+    perplexity_stderr: float
+    perplexity_original: float
+    perplexity_original_stderr: float
+    top1_agreement: float
+    """Share of positions where both models find the same token likeliest, in 0..1."""
+    tokens: int
+    """Predicted positions that were measured."""
+    sequences: int
+    text_hash: str
+    text_label: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Continuations of a prompt, token by token, without the prompt."""
+
+    original: tuple[str, ...]
+    recipe: tuple[str, ...]
+    """Empty without a recipe."""
+    divergence: int
+    """Index of the first differing token, -1 if none differs."""
+    seed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One generated token, streamed while a generation runs."""
+
+    side: Side
+    index: int
+    text: str
+
+
+Result = Catalog | ModelInfo | ScoreTable | LayerView | Evaluation | Generation
+
+
+# --- allocation and recipes -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on size: ``bits`` = average stored bits a decided weight; ``bytes`` = all the model's weights."""
+
+    kind: Literal["bits", "bytes"]
+    value: float
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A format a unit, with what it costs and what it is predicted to do."""
+
+    assignment: Mapping[str, str]
+    """Decided unit to full format name, ``original`` included."""
+    average_bits: float
+    """Stored bits of the decided weights / their number."""
+    total_bytes: float
+    """All weights of the model, undecided ones and norms included."""
+    predicted_kl: float
+    predicted_stderr: float
+
+
+@dataclass(frozen=True)
+class ParetoPoint:
+    """The smallest predicted KL at a size."""
+
+    average_bits: float
+    total_bytes: float
+    predicted_kl: float
+
+
+@dataclass(frozen=True)
+class RecipeEntry:
+    """A weight's format by name, spelled out, and its cost in bits a weight."""
+
+    format: str
+    parameters: Mapping[str, Plain]
+    bits: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A mixed-precision recipe as data; see ``quant_core.recipes`` for its files."""
+
+    version: int
+    model: str
+    """Source as given: ``bundled``, a folder's name, a hub id."""
+    revision: str
+    fingerprint: str
+    units: Mapping[str, RecipeEntry]
+    """Every weight that can be quantized, by full parameter name."""
+    average_bits: float
+    total_bytes: float
+    original_bytes: float
+    predicted_kl: float | None
+    predicted_stderr: float | None
+    calibration: str
+    """Label and hash of the calibration text."""
+    calibration_hash: str
+    seed: int
+    budget: Budget | None
+    pins: Mapping[str, str]
+    measured: Evaluation | None
+    libraries: Mapping[str, str]
+
+    def assignment(self) -> dict[str, str]:
+        """Unit name to full format name, without the weights that stay as they are."""
+        return {name: entry.format for name, entry in self.units.items() if entry.format != ORIGINAL}
+
+
+# --- jobs -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of work in the store; times are seconds since the epoch, 0 if not reached."""
+
+    id: str
+    kind: str
+    title: str
+    key: str
+    """Content key under which the result is stored."""
+    state: JobState
+    progress: float
+    """0..1."""
+    message: str
+    error: str
+    hint: str
+    created: float
+    started: float
+    finished: float
+    updated: float = field(default=0.0)
+
+    @property
+    def active(self) -> bool:
+        """Whether it is waiting or running."""
+        return self.state in ("queued", "running")
+
+    def time_left(self, now: float) -> float | None:
+        """Seconds to go by linear extrapolation; None before 3 % are done."""
+        if self.state != "running" or self.progress < 0.03:
+            return None
+        return (now - self.started) * (1.0 - self.progress) / self.progress
+
+
+def replace(value: T, **changes: Any) -> T:
+    """A copy of a frozen schema value with some fields changed."""
+    return dataclasses.replace(value, **changes)  # type: ignore[type-var]

@@ -1,0 +1,48 @@
+"""The rounding errors dW = dequantize(quantize(W)) - W of units in formats, kept while memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psutil
+import torch
+from torch import Tensor
+
+from quant_core.formats import Format, fake_quantize
+from quant_core.models.layers import Slot
+
+_SHARE = 0.25
+"""Share of the free memory that kept errors may take."""
+
+
+class RoundingErrors:
+    """dW of each unit in each format, float32 (rows, columns), made when first asked for.
+
+    They are kept for the next batch of tokens as long as they fit into a quarter of the free memory, and made anew
+    otherwise, so that a model of any size can be scored.
+    """
+
+    def __init__(self, formats: Sequence[Format]) -> None:
+        self.formats = tuple(formats)
+        self._kept: dict[tuple[str, str], Tensor] = {}
+        self._room = int(psutil.virtual_memory().available * _SHARE)
+
+    def of(self, slot: Slot, form: Format) -> Tensor:
+        """The error (rows, columns) of one unit in one format."""
+        key = (slot.unit.name, form.name)
+        if key in self._kept:
+            return self._kept[key]
+        weight = slot.matrix().float()
+        error = fake_quantize(form, weight) - weight
+        size = error.numel() * error.element_size()
+        if size <= self._room:
+            self._room -= size
+            self._kept[key] = error
+        return error
+
+    def relative(self, slot: Slot) -> list[float]:
+        """|dW|^2 / |W|^2 in each format, without unit; 0 for a weight of zeros."""
+        energy = float(slot.matrix().float().square().sum())
+        if energy == 0.0:
+            return [0.0] * len(self.formats)
+        return [float(torch.linalg.vector_norm(self.of(slot, form))) ** 2 / energy for form in self.formats]

@@ -1,0 +1,251 @@
+"""Measuring recipes, generating side by side, looking into a layer, and the text it is done on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quant_core.calibration.text import bundled_text, tokenize
+from quant_core.errors import QuantError, TextError
+from quant_core.evaluation.generation import choose, generate
+from quant_core.evaluation.layer import layer_view
+from quant_core.evaluation.quality import evaluate
+from quant_core.formats import fake_quantize, find
+from quant_core.models.loading import LoadedModel
+from quant_core.schema import (
+    CALIBRATION,
+    EVALUATION,
+    EvaluateRequest,
+    GenerateRequest,
+    LayerRequest,
+    TextSource,
+)
+from tests.tiny import PROSE, FakeContext
+
+TEXT = TextSource("inline", PROSE * 12, "prose")
+
+
+def _everything(loaded: LoadedModel, form: str) -> dict[str, str]:
+    return {unit.name: form for unit in loaded.info.units if unit.decided}
+
+
+# --- measured quality -----------------------------------------------------------------------------------------------
+
+
+def test_nothing_changed_nothing_measured(tiny: LoadedModel) -> None:
+    info = tiny.info
+    asked = EvaluateRequest(info.ref, info.fingerprint, {}, TEXT, tokens=512, sequence=64)
+    result = evaluate(FakeContext(tiny), asked)
+    assert (result.kl_mean, result.kl_median, result.kl_p99, result.kl_stderr) == (0.0, 0.0, 0.0, 0.0)
+    assert result.perplexity == result.perplexity_original
+    assert result.top1_agreement == 1.0
+    assert result.tokens == result.sequences * 63
+
+
+def test_figures_equal_a_direct_computation(llama: LoadedModel) -> None:
+    """The same figures from transformers' own loss and a plain KL, with the weights copied into a second model."""
+    info = llama.info
+    assignment = _everything(llama, "int3/g64/asym")
+    asked = EvaluateRequest(info.ref, info.fingerprint, assignment, TEXT, tokens=512, sequence=64)
+    result = evaluate(FakeContext(llama), asked)
+    ids = tokenize(FakeContext(llama), llama, TEXT, 512, 64).ids
+    model: Any = llama.model
+    with torch.no_grad():
+        before = model(ids, labels=ids)
+        kept = {name: llama.graph.slots[name].matrix().clone() for name in assignment}
+        for name in assignment:
+            llama.graph.slots[name].matrix().copy_(fake_quantize(find("int3"), kept[name]))
+        after = model(ids, labels=ids)
+        for name in assignment:
+            llama.graph.slots[name].matrix().copy_(kept[name])
+    assert result.perplexity_original == pytest.approx(math.exp(before.loss), rel=1e-4)
+    assert result.perplexity == pytest.approx(math.exp(after.loss), rel=1e-4)
+    p, q = before.logits[:, :-1].double().softmax(-1), after.logits[:, :-1].double().softmax(-1)
+    kl = (p * (p / q).log()).sum(-1)
+    assert result.kl_mean == pytest.approx(float(kl.mean()), rel=1e-3)
+    assert result.kl_median == pytest.approx(float(np.quantile(kl.numpy(), 0.5)), rel=1e-3)
+    assert result.kl_p99 == pytest.approx(
+        float(np.quantile(kl.numpy(), 0.99, method="inverted_cdf")), rel=1e-3
+    )
+    agreement = float((p.argmax(-1) == q.argmax(-1)).double().mean())
+    assert result.top1_agreement == pytest.approx(agreement, abs=0.003)
+
+
+def test_fewer_bits_cost_more(bundled: LoadedModel) -> None:
+    info = bundled.info
+    found = [
+        evaluate(
+            FakeContext(bundled),
+            EvaluateRequest(info.ref, info.fingerprint, _everything(bundled, form), EVALUATION, tokens=512),
+        ).kl_mean
+        for form in ("int2", "int3", "int4", "int8")
+    ]
+    assert found == sorted(found, reverse=True)
+    assert found[-1] < 0.001 < found[0]
+
+
+def test_the_bundled_model_knows_its_language(bundled: LoadedModel) -> None:
+    info = bundled.info
+    result = evaluate(FakeContext(bundled), EvaluateRequest(info.ref, info.fingerprint, {}, tokens=2048))
+    assert 10 < result.perplexity_original < 120
+
+
+# --- generation -----------------------------------------------------------------------------------------------------
+
+
+def _generate(loaded: LoadedModel, context: FakeContext, **changes: Any) -> Any:
+    info = loaded.info
+    options: dict[str, Any] = {"prompt": "The cat", "tokens": 24, "seed": 3, **changes}
+    return generate(context, GenerateRequest(info.ref, info.fingerprint, **options))
+
+
+def test_the_same_weights_write_the_same_text(tiny: LoadedModel) -> None:
+    result = _generate(tiny, FakeContext(tiny), assignment={})
+    assert result.original == result.recipe
+    assert result.divergence == -1
+
+
+def test_a_coarse_recipe_diverges_and_the_place_is_right(llama: LoadedModel) -> None:
+    context = FakeContext(llama)
+    result = _generate(llama, context, assignment=_everything(llama, "int2/g64/asym"))
+    place = result.divergence
+    assert place >= 0
+    assert result.original[:place] == result.recipe[:place]
+    alone = _generate(llama, FakeContext(llama))
+    assert alone.original == result.original
+    assert alone.recipe == ()
+    sides = [event.side for event in context.events]
+    assert sides[:4] == ["original", "recipe", "original", "recipe"], "streamed interleaved"
+    for side in ("original", "recipe"):
+        assert tuple(event.text for event in context.events if event.side == side) == getattr(result, side)
+
+
+def test_greedy_text_equals_transformers(bundled: LoadedModel) -> None:
+    model: Any = bundled.model
+    tokenizer: Any = bundled.tokenizer
+    prompt = "Once upon a time"
+    result = _generate(bundled, FakeContext(bundled), prompt=prompt, temperature=0.0, tokens=20)
+    ids = tokenizer(prompt, return_tensors="pt")
+    with torch.no_grad():
+        written = model.generate(**ids, do_sample=False, max_new_tokens=20, repetition_penalty=1.0)
+    text = tokenizer.decode(written[0], skip_special_tokens=True)
+    assert prompt + "".join(result.original) == text
+
+
+def test_sampling_follows_the_distribution() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    noise = torch.Generator().manual_seed(0)
+    drawn = [
+        choose(logits, -torch.empty(4).exponential_(generator=noise).log(), temperature=1.0, top_p=1.0)
+        for _ in range(4000)
+    ]
+    shares = np.bincount(drawn, minlength=4) / 4000
+    np.testing.assert_allclose(shares, [0.5, 0.3, 0.15, 0.05], atol=0.025)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 10_000), st.floats(0.05, 0.99))
+def test_top_p_never_draws_from_the_tail(seed: int, top_p: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(20, generator=generator) * 2
+    gumbel = -torch.empty(20).exponential_(generator=generator).log()
+    chances, order = logits.softmax(-1).sort(descending=True)
+    allowed = order[: int((chances.cumsum(-1) < top_p).sum()) + 1]
+    assert choose(logits, gumbel, 1.0, top_p) in allowed.tolist()
+
+
+@pytest.mark.parametrize(("prompt", "tokens", "message"), [("  ", 5, "empty"), ("a " * 300, 5, "exceeds")])
+def test_prompts_that_cannot_be_continued(llama: LoadedModel, prompt: str, tokens: int, message: str) -> None:
+    with pytest.raises(TextError, match=message):
+        _generate(llama, FakeContext(llama), prompt=prompt, tokens=tokens)
+
+
+# --- one layer ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["int4/g64/asym", "int3/g32/sym", "nf4/g64", "fp8_e4m3/channel", "original"])
+def test_layer_view_counts_every_weight(tiny: LoadedModel, form: str) -> None:
+    info = tiny.info
+    unit = next(unit for unit in info.units if unit.decided)
+    view = layer_view(FakeContext(tiny), LayerRequest(info.ref, info.fingerprint, unit.name, form, bins=60))
+    for histogram in (view.weights, view.dequantized, view.errors):
+        assert sum(histogram.counts) == unit.parameters
+        assert len(histogram.edges) == len(histogram.counts) + 1 == 61
+    assert view.clip_low < 0 < view.clip_high
+    weight = tiny.graph.slots[unit.name].matrix()
+    error = fake_quantize(find(form), weight) - weight
+    if form == "original":
+        assert view.sqnr_db is None
+    else:
+        ratio = float(weight.square().sum() / error.square().sum())
+        assert view.sqnr_db == pytest.approx(10 * math.log10(ratio), abs=0.01)
+        assert view.grid == tuple(sorted(view.grid))
+
+
+def test_symmetric_clipping_is_counted_by_hand(llama: LoadedModel) -> None:
+    """In a symmetric channel only a positive extreme is cut off (7.5 steps away, where the grid ends at 7)."""
+    info = llama.info
+    name = "model.layers.0.mlp.up_proj.weight"
+    view = layer_view(FakeContext(llama), LayerRequest(info.ref, info.fingerprint, name, "int4/channel/sym"))
+    weight = llama.graph.slots[name].matrix()
+    step = (weight.abs().amax(dim=1) / 7.5).half().float()[:, None]
+    assert view.outside == pytest.approx(
+        float(((weight > 7 * step) | (weight < -8 * step)).float().mean()), abs=1e-6
+    )
+    assert view.outside > 0
+
+
+def test_an_unknown_layer_is_named(llama: LoadedModel) -> None:
+    info = llama.info
+    with pytest.raises(QuantError, match="no weight named 'nonsense'"):
+        layer_view(FakeContext(llama), LayerRequest(info.ref, info.fingerprint, "nonsense", "int4"))
+
+
+# --- text -----------------------------------------------------------------------------------------------------------
+
+
+def test_bundled_texts_are_long_enough_and_disjoint(bundled: LoadedModel) -> None:
+    context = FakeContext(bundled)
+    assert tokenize(context, bundled, CALIBRATION, 8192, 256).count >= 8192
+    assert tokenize(context, bundled, EVALUATION, 4096, 256).count >= 4096
+    sentences = [
+        {part.strip() for part in bundled_text(kind).replace("\n", " ").split(".") if len(part.split()) >= 6}
+        for kind in ("calibration", "evaluation")
+    ]
+    assert not sentences[0] & sentences[1]
+
+
+def test_a_short_text_still_makes_eight_sequences(llama: LoadedModel) -> None:
+    tokens = tokenize(FakeContext(llama), llama, TextSource("inline", PROSE), 8192, 256)
+    assert tokens.ids.shape[0] >= 8
+    assert tokens.label == "own text"
+
+
+@pytest.mark.parametrize("text", ["", "too short"])
+def test_too_little_text_is_refused(llama: LoadedModel, text: str) -> None:
+    with pytest.raises(TextError, match="at least 64 are needed"):
+        tokenize(FakeContext(llama), llama, TextSource("inline", text), 1024, 256)
+
+
+def test_text_the_model_writes_itself(llama: LoadedModel) -> None:
+    source = TextSource("self", seed=4)
+    first, again = (tokenize(FakeContext(llama), llama, source, 256, 64) for _ in range(2))
+    assert torch.equal(first.ids, again.ids)
+    assert first.count >= 256
+    other = tokenize(FakeContext(llama), llama, TextSource("self", seed=5), 256, 64)
+    assert not torch.equal(first.ids, other.ids)
+    assert "written by the model" in first.label
+
+
+def test_a_dataset_without_its_package_is_explained(
+    llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(TextError, match="needs the package 'datasets'"):
+        tokenize(FakeContext(llama), llama, TextSource("dataset", "wikitext"), 1024, 256)

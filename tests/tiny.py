@@ -1,0 +1,106 @@
+"""Tiny random models of several architectures, saved in Hugging Face's layout, for tests of the whole path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    MixtralConfig,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from quant_core.models.loading import LoadedModel, load
+from quant_core.schema import ModelRef, TokenEvent
+
+VOCABULARY = 384
+_SHARED: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+_ROPE: dict[str, Any] = {
+    **_SHARED,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+CONFIGS = {
+    "llama": lambda: LlamaConfig(**_ROPE, tie_word_embeddings=True),
+    "llama-untied": lambda: LlamaConfig(**_ROPE, tie_word_embeddings=False),
+    "qwen2": lambda: Qwen2Config(**_ROPE, tie_word_embeddings=False),
+    "mixtral": lambda: MixtralConfig(**_ROPE, num_local_experts=4, num_experts_per_tok=2),
+    "gpt2": lambda: GPT2Config(**_SHARED, n_embd=64, n_layer=2, n_head=4, n_positions=256),
+    "opt": lambda: OPTConfig(
+        **_SHARED,
+        hidden_size=64,
+        ffn_dim=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        word_embed_proj_dim=64,
+    ),
+}
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE with a vocabulary of 384."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(["the cat sat on the mat and the dog sat on the log "] * 3 + [PROSE], trainer)
+    end = "<|endoftext|>"
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=end, eos_token=end, pad_token=end)
+
+
+PROSE = """A small ship left the harbor before dawn, and nobody on the quay knew where it meant to go. The captain had
+painted over its name. Her crew was a cook, a clock mender, two sisters who could not agree on anything, and a goose.
+By noon the wind turned; by evening the goose had taken the wheel, and things went rather better after that."""
+
+
+def save(kind: str, folder: Path, seed: int = 0) -> Path:
+    """Write a random model of one of the architectures to ``folder``, weights large enough to matter."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(CONFIGS[kind]())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4.0)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+class FakeContext:
+    """A job's context for tests that run a job function in place: collects what it is told."""
+
+    def __init__(self, loaded: LoadedModel | None = None) -> None:
+        self.model = loaded
+        self.fractions: list[float] = []
+        self.events: list[TokenEvent] = []
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        self.fractions.append(fraction)
+
+    def check_cancelled(self) -> None:
+        pass
+
+    def emit(self, event: TokenEvent) -> None:
+        self.events.append(event)
+
+    def loaded(self, ref: ModelRef, roots: tuple[str, ...], fingerprint: str = "") -> LoadedModel:
+        if self.model is None:
+            self.model = load(ref, roots)
+        return self.model
