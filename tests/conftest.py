@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 
 from quant_core.models.loading import LoadedModel, load

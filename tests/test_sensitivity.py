@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from quant_core.calibration.capture import Product, capture
 from quant_core.calibration.text import Tokens
@@ -16,7 +18,7 @@ from quant_core.formats import fake_quantize, find
 from quant_core.models.loading import LoadedModel
 from quant_core.schema import CALIBRATION, ScoreTable, SensitivityRequest, TextSource, replace
 from quant_core.sensitivity.errors import RoundingErrors
-from quant_core.sensitivity.fisher import bootstrap_error, score_layers
+from quant_core.sensitivity.fisher import LABELS, bootstrap_error, score_layers
 from quant_core.sensitivity.run import run
 from tests.tiny import PROSE, FakeContext
 
@@ -29,49 +31,117 @@ def request(loaded: LoadedModel, **changes: Any) -> SensitivityRequest:
     return replace(base, **changes)
 
 
-def _score_by_perturbation(loaded: LoadedModel, ids: Tensor, name: str, error: Tensor, seed: int) -> float:
+def _labels(loaded: LoadedModel, ids: Tensor, seed: int) -> list[Tensor]:
+    """Labels drawn from the model's own distribution, by a plain search through its cumulative sums."""
+    model: Any = loaded.model
+    chances = model(ids).logits.softmax(-1)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for _ in range(LABELS):
+        uniform = torch.rand(ids.shape, generator=generator)[..., None] * chances.sum(-1, keepdim=True)
+        drawn.append((chances.cumsum(-1) > uniform).float().argmax(-1))
+    return drawn
+
+
+def _mean_square_slope(loaded: LoadedModel, ids: Tensor, seed: int, factor: Tensor) -> float:
+    """1/2 the mean square of d log p(labels) / d factor, with hooks in place that make logits depend on it."""
+    model: Any = loaded.model
+    squares = []
+    for labels in _labels(loaded, ids, seed):
+        log_probs = model(ids).logits.log_softmax(-1).gather(-1, labels[..., None]).sum()
+        squares.append(torch.autograd.grad(log_probs, factor)[0].square().mean())
+    return float(torch.stack(squares).mean() / 2)
+
+
+def _ids(rows: int, length: int) -> Tensor:
+    return torch.randint(1, 384, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def _score(loaded: LoadedModel, ids: Tensor, name: str) -> tuple[float, Tensor]:
+    """The score of one unit in a 3-bit format, and its rounding error."""
+    slot = loaded.graph.slots[name]
+    form = find("int3/g32/asym")
+    errors = RoundingErrors([form])
+    scores = score_layers(FakeContext(loaded), loaded, Tokens(ids, "", ""), [slot], errors, seed=5)
+    assert scores.fisher is not None
+    return scores.fisher.mean().item(), fake_quantize(form, slot.matrix()) - slot.matrix()
+
+
+@pytest.mark.parametrize("end", ["mlp.down_proj.weight", "self_attn.k_proj.weight", "embed_tokens.weight"])
+def test_fisher_equals_its_definition(llama: LoadedModel, end: str) -> None:
     """The score from its definition: the derivative of the labels' log-probability by a factor e_t on dW x_t.
 
     Independent of the capture code: a plain hook adds e_t dW x_t to the unit's output at token t (to the embedding's
     output and the head's, where both use the weight), and autograd differentiates by e.
     """
-    model: Any = loaded.model
-    logits = model(ids).logits
-    chances = logits.softmax(-1)
-    uniform = torch.rand(ids.shape, generator=torch.Generator().manual_seed(seed))
-    labels = (chances.cumsum(-1) > uniform[..., None] * chances.sum(-1, keepdim=True)).float().argmax(-1)
+    name = next(unit.name for unit in llama.info.units if unit.name.endswith(end))
+    ids = _ids(2, 40)
+    ours, error = _score(llama, ids, name)
     factor = torch.zeros(*ids.shape, 1, requires_grad=True)
-    handles = []
-    for module in model.modules():
-        if getattr(module, "weight", None) is not loaded.graph.slots[name].parameter:
-            continue
 
-        def hook(module: Any, args: Any, output: Tensor) -> Tensor:
-            x = args[0]
-            moved = error[x] if x.dtype == torch.long else x @ error.T
-            return output + factor * moved
+    def hook(module: Any, args: Any, output: Tensor) -> Tensor:
+        moved = error[args[0]] if args[0].dtype == torch.long else args[0] @ error.T
+        return output + factor * moved
 
-        handles.append(module.register_forward_hook(hook))
-    log_probs = model(ids).logits.log_softmax(-1).gather(-1, labels[..., None]).sum()
-    (slope,) = torch.autograd.grad(log_probs, factor)
+    parameter = llama.graph.slots[name].parameter
+    using = [module for module in llama.model.modules() if getattr(module, "weight", None) is parameter]
+    handles = [module.register_forward_hook(hook) for module in using]
+    expected = _mean_square_slope(llama, ids, 5, factor)
     for handle in handles:
         handle.remove()
-    return float(slope.square().mean() / 2)
+    assert len(using) == (2 if "embed" in end else 1)
+    assert ours == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("end", ["mlp.down_proj.weight", "self_attn.k_proj.weight", "embed_tokens.weight"])
-def test_fisher_equals_its_definition(llama: LoadedModel, end: str) -> None:
-    name = next(unit.name for unit in llama.info.units if unit.name.endswith(end))
-    ids = torch.randint(1, 384, (2, 40), generator=torch.Generator().manual_seed(1))
-    slot = llama.graph.slots[name]
-    form = find("int3/g32/asym")
-    scores = score_layers(
-        FakeContext(llama), llama, Tokens(ids, "", ""), [slot], RoundingErrors([form]), seed=5
-    )
-    assert scores.fisher is not None
-    error = fake_quantize(form, slot.matrix()) - slot.matrix()
-    expected = _score_by_perturbation(llama, ids, name, error, seed=5)
-    assert scores.fisher.mean().item() == pytest.approx(expected, rel=1e-4)
+def test_values_are_scored_behind_their_attention(llama: LoadedModel, tmp_path: Path) -> None:
+    """For values, e_s stands at the attention's output: e_s sum_t a_st dW x_t.
+
+    The attention weights a come from transformers' eager implementation of the same model.
+    """
+    name = "model.layers.1.self_attn.v_proj.weight"
+    ids = _ids(2, 40)
+    ours, error = _score(llama, ids, name)
+    model: Any = llama.model
+    model.save_pretrained(tmp_path)
+    eager: Any = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    attention = model.model.layers[1].self_attn
+    kept: dict[str, Tensor] = {}
+    handles = [attention.v_proj.register_forward_hook(lambda module, args, output: kept.update(x=args[0]))]
+    with torch.no_grad():
+        weights = eager(ids, output_attentions=True).attentions[1]
+        model(ids)
+        moved = (kept["x"] @ error.T).view(2, 40, 2, 16).transpose(1, 2).repeat_interleave(2, dim=1)
+        behind = (weights @ moved).transpose(1, 2).reshape(2, 40, 64)
+    factor = torch.zeros(2, 40, 1, requires_grad=True)
+    handles.append(attention.o_proj.register_forward_pre_hook(lambda module, args: args[0] + factor * behind))
+    expected = _mean_square_slope(llama, ids, 5, factor)
+    for handle in handles:
+        handle.remove()
+    assert ours == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_values_of_every_architecture_are_found(tiny: LoadedModel) -> None:
+    """Two blocks, two attentions, and in each the unit that makes the values: alone, or fused with q and k."""
+    model: Any = tiny.model
+    found: dict[str, int] = {}
+
+    class Watch:
+        def forward(self, product: Product, outputs: Tensor) -> None:
+            pass
+
+        def backward(self, product: Product, gradient: Tensor) -> None:
+            pass
+
+        def backward_mixed(self, product: Product, gradient: Tensor) -> None:
+            found[product.slot.unit.role] = found.get(product.slot.unit.role, 0) + 1
+            assert product.mix is not None
+            rows = product.slot.matrix()[-product.values :]
+            values = product.inputs @ rows.T
+            assert product.mix(values).shape == gradient.shape
+
+    with capture(tiny.graph, Watch(), model):
+        model(_ids(1, 20)).logits.sum().backward()
+    assert found == {("c_attn" if tiny.info.architecture == "GPT2LMHeadModel" else "v_proj"): 2}
 
 
 def test_experts_and_transposed_weights_are_captured_as_matrices(tiny: LoadedModel) -> None:
@@ -90,9 +160,11 @@ def test_experts_and_transposed_weights_are_captured_as_matrices(tiny: LoadedMod
         def backward(self, product: Product, gradient: Tensor) -> None:
             raise AssertionError("no gradient flows here")
 
+        backward_mixed = backward
+
     with torch.no_grad():
         plain = model(ids).logits
-        with capture(tiny.graph, Check(), model.get_input_embeddings()):
+        with capture(tiny.graph, Check(), model):
             captured = model(ids).logits
         after = model(ids).logits
     torch.testing.assert_close(captured, plain, rtol=1e-4, atol=1e-5)

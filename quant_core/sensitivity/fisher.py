@@ -1,4 +1,4 @@
-"""The Fisher score: what rounding one unit costs in KL divergence, to second order, from one backward pass.
+"""The Fisher score: what rounding one unit costs in KL divergence, to second order, from one forward pass.
 
 For a small change dW of one weight, KL(original || changed) is to second order one half of the quadratic form of the
 Fisher information of the model's own predictions. So: run the model on the calibration text, draw a label at every
@@ -7,9 +7,11 @@ log-probability of those labels to the activations, and at each unit, with input
 
     score = 1/2 mean_t (g_t . (dW x_t))^2      in nats a token.
 
-The square is taken a token at a time, which drops the products between tokens: the sum over units comes out a few
-per cent below the measured KL, with far less noise. Where one weight is applied twice (a tied embedding), both
-products are added before squaring. The means are kept by sequence; a bootstrap over sequences gives standard errors.
+The square is taken a token at a time, which drops the products between tokens and with them most of the noise. That is
+right where an error acts on its own position. It is not for an attention's values, whose errors at many tokens act
+together: there the score is taken behind the attention, with the attention applied to dW x_t (``capture``). Where one
+weight is applied twice (a tied embedding), both products are added before squaring. Several labels are drawn from one
+forward pass and averaged. The means are kept by sequence; a bootstrap over sequences gives standard errors.
 Amari 1998 ("Natural gradient works efficiently in learning"); Kunstner et al. 2019 (arXiv:1905.12558) on sampled
 labels against the empirical Fisher.
 """
@@ -17,7 +19,7 @@ labels against the empirical Fisher.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +32,8 @@ from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
 from quant_core.sensitivity.errors import RoundingErrors
 
+LABELS = 4
+"""Labels drawn at each position; more mean less noise, and each costs one backward pass."""
 _RESAMPLES = 200
 _LOGITS = 16_000_000
 """Logits a batch may hold: at most 64 MB in float32."""
@@ -48,24 +52,43 @@ class LayerScores:
     fisher: Tensor | None
 
 
+@dataclass(eq=False)
+class _Seen:
+    """A product of one batch with the gradients of each backward pass, directly and behind an attention."""
+
+    product: Product
+    direct: list[Tensor] = field(default_factory=list)
+    mixed: list[Tensor] = field(default_factory=list)
+
+
 class _Collector:
     """Keeps one batch's inputs and gradients by unit."""
 
     def __init__(self, wanted: set[str]) -> None:
         self.wanted = wanted
-        self.products: dict[str, list[tuple[Product, Tensor | None]]] = {}
+        self.seen: dict[str, dict[Product, _Seen]] = {}
         self.energy: dict[str, float] = {}
 
     def forward(self, product: Product, outputs: Tensor) -> None:
         name = product.slot.unit.name
         if name in self.wanted:
-            self.energy[name] = self.energy.get(name, 0.0) + float(outputs.float().square().sum())
-            if not torch.is_grad_enabled():
-                self.products.setdefault(name, []).append((product, None))
+            self.energy[name] = self.energy.get(name, 0.0) + _energy(outputs)
+            self.seen.setdefault(name, {})[product] = _Seen(product)
 
     def backward(self, product: Product, gradient: Tensor) -> None:
-        if product.slot.unit.name in self.wanted:
-            self.products.setdefault(product.slot.unit.name, []).append((product, gradient))
+        name = product.slot.unit.name
+        if name in self.wanted:
+            self.seen[name][product].direct.append(gradient)
+
+    def backward_mixed(self, product: Product, gradient: Tensor) -> None:
+        name = product.slot.unit.name
+        if name in self.wanted:
+            self.seen[name][product].mixed.append(gradient)
+
+
+def _energy(values: Tensor) -> float:
+    """The sum of squares."""
+    return float(torch.linalg.vector_norm(values, dtype=torch.float32)) ** 2
 
 
 def score_layers(
@@ -104,13 +127,12 @@ def score_layers(
             done = (start + len(ids) * index / len(slots)) / sequences
             context.progress(done, f"{int(done * tokens.count):,} of {tokens.count:,} calibration tokens")
             signal[index] += found.energy.get(slot.unit.name, 0.0)
-            products = found.products.pop(slot.unit.name, [])
+            seen = list(found.seen.pop(slot.unit.name, {}).values())
             for column, form in enumerate(formats):
-                per_token, energy = _project(errors.of(slot, form), products, ids.numel())
+                slopes, energy = _project(errors.of(slot, form), seen, ids.numel())
                 noise[index, column] += energy
-                fisher[index, column, start : start + step] = (
-                    per_token.square().reshape(ids.shape).mean(1) / 2
-                )
+                per_token = slopes.square().mean(0).reshape(ids.shape)
+                fisher[index, column, start : start + step] = per_token.mean(1) / 2
     ratio = noise / signal.clamp(min=1e-30)[:, None]
     return LayerScores(ratio, fisher if gradients else None)
 
@@ -126,10 +148,10 @@ def _run(
 ) -> _Collector:
     found = _Collector(wanted)
     model: Any = loaded.model
-    with torch.set_grad_enabled(gradients), capture(loaded.graph, found, model.get_input_embeddings()):
+    with torch.set_grad_enabled(gradients), capture(loaded.graph, found, model):
         logits = model(ids.to(loaded.device), use_cache=False).logits
-        if gradients:
-            logits.backward(_label_gradient(logits.detach(), generator))
+        for label in range(LABELS if gradients else 0):
+            logits.backward(_label_gradient(logits.detach(), generator), retain_graph=label < LABELS - 1)
     return found
 
 
@@ -146,20 +168,25 @@ def _label_gradient(logits: Tensor, generator: torch.Generator) -> Tensor:
     return chances.neg_().scatter_add_(-1, labels, torch.ones_like(target)).to(logits.dtype)
 
 
-def _project(
-    error: Tensor, products: list[tuple[Product, Tensor | None]], tokens: int
-) -> tuple[Tensor, float]:
-    """Sum over a unit's products of g . (dW x) a token, (tokens,), and of |dW x|^2 over all tokens."""
-    projected = torch.zeros(tokens)
+def _project(error: Tensor, seen: list[_Seen], tokens: int) -> tuple[Tensor, float]:
+    """Sum over a unit's products of g . (dW x), shape (labels, tokens), and of |dW x|^2 over all tokens."""
+    slopes = torch.zeros(LABELS, tokens)
     energy = 0.0
-    for product, gradient in products:
-        moved = error[product.inputs] if product.lookup else product.inputs @ error.T.to(product.inputs.dtype)
-        energy += float(torch.linalg.vector_norm(moved, dtype=torch.float32)) ** 2
-        if gradient is not None:
-            projected.index_add_(
-                0, product.token.cpu(), (moved * gradient).sum(-1, dtype=torch.float32).cpu()
-            )
-    return projected, energy
+    for entry in seen:
+        product = entry.product
+        lookup = product.lookup
+        moved = error[product.inputs] if lookup else product.inputs @ error.T.to(product.inputs.dtype)
+        energy += _energy(moved)
+        own = moved.shape[1] - product.values
+        for label, gradient in enumerate(entry.direct):
+            if own:
+                slope = (moved[:, :own] * gradient[:, :own]).sum(-1, dtype=torch.float32)
+                slopes[label].index_add_(0, product.token.cpu(), slope.cpu())
+        if product.mix is not None and entry.mixed:
+            behind = product.mix(moved[:, own:])
+            for label, gradient in enumerate(entry.mixed):
+                slopes[label] += (behind * gradient).sum(-1, dtype=torch.float32).cpu()
+    return slopes, energy
 
 
 def bootstrap_error(per_sequence: Tensor, seed: int) -> Tensor:
