@@ -1,16 +1,17 @@
-"""Names of number formats: ``family[/granularity[/symmetry]]``, shared by the server and the worker.
+"""Names of number formats, ``family[/granularity[/symmetry]]``, and of weights, for the server and the worker.
 
-``parse_format`` reads what a person types (``int4``, ``INT4/sym/g128``, ``fp8``) with the families' help and returns
-the full format; ``read_name`` reads a full name as programs write it. Both are inverses of ``FormatSpec.name``.
+``parse_format`` reads what a person types (``int4``, ``INT4/sym/g128``, ``fp8``) with the families' help and
+returns the full format; ``read_name`` reads a full name as programs write it. Both are inverses of
+``FormatSpec.name``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from quant_core.errors import FormatError
+from quant_core.errors import FormatError, QuantError
 from quant_core.registry import unknown_name
 from quant_core.schema import ORIGINAL, FamilyInfo, FormatSpec, Granularity
 
@@ -45,7 +46,7 @@ def parse_format(text: str, families: Mapping[str, FamilyInfo], group: int = 64)
             raise FormatError(f"{text!r} is no number format.", "'original' has no granularity or symmetry.")
         return FormatSpec(ORIGINAL)
     if name not in families:
-        error = unknown_name("number format", head, [*families, *ALIASES, ORIGINAL])
+        error = unknown_name("number format", head, list(dict.fromkeys([*families, *ALIASES, ORIGINAL])))
         raise FormatError(error.message, error.hint)
     family = families[name]
     asked = _read_parts(text, rest, _allowed(family))
@@ -67,6 +68,15 @@ def read_name(name: str) -> FormatSpec:
     if not family or spec.name != name:
         raise FormatError(f"{name!r} is no full format name.", "Full names look like 'int4/g64/asym'.")
     return spec
+
+
+def unknown_weight(name: str, weights: Collection[str]) -> QuantError:
+    """The error for a weight that is not among ``weights``; its hint is the nearest name, or any as an example."""
+    error = unknown_name("weight", name, list(weights))
+    example = next(iter(weights), "")
+    return (
+        error if error.hint.startswith("Did") else QuantError(error.message, f"Names look like {example!r}.")
+    )
 
 
 def _read_parts(text: str, parts: Sequence[str], hint: str) -> _Parts:
