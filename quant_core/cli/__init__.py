@@ -1,0 +1,1 @@
+"""The command line behind ``python -m quant_core``: its arguments, its commands, and what it writes."""

@@ -1,0 +1,142 @@
+"""What can be typed: one parser a command, made of shared parts, and the kinds of numbers they take."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from quant_core.cli import commands
+
+FORMATS = "int2,int3,int4,int5,int6,int8,nf4"
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their arguments; ``options.command`` is the function to call."""
+    whole = argparse.ArgumentParser(
+        prog="python -m quant_core",
+        description="Choose how to quantize a language model, from the command line.",
+    )
+    added = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    everywhere, model, scores = _everywhere(), _model(), _scores()
+
+    def add(name: str, command: Callable[..., int], help: str, *parts: argparse.ArgumentParser) -> Any:
+        made = added.add_parser(name, help=help, description=help, parents=[everywhere, *parts])
+        made.set_defaults(command=command)
+        return made
+
+    add("models", commands.models, "List the models at hand.")
+    add("sensitivity", commands.sensitivity, "Score every weight in every format.", model, scores)
+
+    recipe = add(
+        "recipe", commands.recipe, "Find the best mixed-precision recipe within a budget.", model, scores
+    )
+    budget = recipe.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--bits", type=_positive, help="average stored bits a decided weight")
+    budget.add_argument("--megabytes", type=_positive, help="size of all the model's weights, in 10^6 bytes")
+    recipe.add_argument(
+        "--pin",
+        action="append",
+        default=[],
+        metavar="PATTERN=FORMAT",
+        help="format for the weights whose name matches (* and ? stand for any text); may be given again",
+    )
+    recipe.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the recipe here (.json, .yaml or .yml)"
+    )
+
+    evaluate = add("evaluate", commands.evaluate, "Measure a recipe against the original.", model)
+    evaluate.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="recipe to measure")
+    evaluate.add_argument("--text", type=Path, metavar="FILE", help="own text instead of the bundled one")
+    evaluate.add_argument(
+        "--tokens", type=_count, default=4096, help="how many to measure on (default: 4096)"
+    )
+    evaluate.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the recipe with its measured figures here"
+    )
+
+    generate = add(
+        "generate", commands.generate, "Write from a prompt with the original and a recipe.", model
+    )
+    generate.add_argument("--prompt", required=True, help="text to continue")
+    generate.add_argument("--recipe", type=Path, metavar="FILE", help="recipe to compare with the original")
+    generate.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
+    generate.add_argument("--tokens", type=_count, default=60, help="how many to write (default: 60)")
+    generate.add_argument(
+        "--temperature", type=_not_negative, default=0.8, help="0 for the likeliest (default: 0.8)"
+    )
+    generate.add_argument(
+        "--top-p", type=_share, default=0.95, help="share of likely tokens kept (default: 0.95)"
+    )
+    generate.add_argument("--chat", action="store_true", help="wrap the prompt in the model's chat template")
+
+    catalog = add("catalog", commands.catalog, "Write quant_core/catalog.json anew from the registries.")
+    catalog.add_argument("--check", action="store_true", help="write nothing; exit with 1 if it would change")
+    return whole
+
+
+def _everywhere() -> argparse.ArgumentParser:
+    part = argparse.ArgumentParser(add_help=False)
+    part.add_argument("--json", action="store_true", help="answer with one JSON object")
+    part.add_argument(
+        "--home", type=Path, help="folder of results and jobs (default: $QUANTLENS_HOME or a cache folder)"
+    )
+    part.add_argument("--jobs", default="", help=argparse.SUPPRESS)
+    return part
+
+
+def _model() -> argparse.ArgumentParser:
+    part = argparse.ArgumentParser(add_help=False)
+    part.add_argument("model", metavar="MODEL", help="bundled, a folder, or a hub id")
+    part.add_argument("--revision", default="", help="branch, tag or commit of a hub model")
+    part.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="to compute in"
+    )
+    part.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="to compute on"
+    )
+    return part
+
+
+def _scores() -> argparse.ArgumentParser:
+    part = argparse.ArgumentParser(add_help=False)
+    part.add_argument(
+        "--formats", default=FORMATS, help=f"candidates, separated by commas (default: {FORMATS})"
+    )
+    part.add_argument("--group", type=_count, default=64, help="values that share a scale (default: 64)")
+    part.add_argument("--tokens", type=_count, default=8192, help="how many to calibrate on (default: 8192)")
+    part.add_argument("--score", default="fisher", choices=("fisher", "measured", "weight", "output"))
+    part.add_argument("--text", type=Path, metavar="FILE", help="own text instead of the bundled one")
+    part.add_argument("--include", choices=("embeddings",), help="decide on embedding and head too")
+    part.add_argument("--seed", type=int, default=0, help="seed of sampled labels (default: 0)")
+    return part
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    return _number(text, "above 0", lambda value: value > 0)
+
+
+def _not_negative(text: str) -> float:
+    return _number(text, "from 0 up", lambda value: value >= 0)
+
+
+def _share(text: str) -> float:
+    return _number(text, "above 0 and at most 1", lambda value: 0 < value <= 1)
+
+
+def _number(text: str, range_: str, inside: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and inside(value)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number {range_}")
+    return value

@@ -1,0 +1,226 @@
+"""The commands: each takes the workspace and its parsed arguments, writes its answer, and returns the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from quant_core import schema
+from quant_core.cli.terminal import number, say, say_json, say_table
+from quant_core.cli.work import (
+    UsageError,
+    format_name,
+    open_model,
+    read_recipe,
+    read_text,
+    run,
+    score_model,
+    write_recipe,
+    write_text,
+)
+from quant_core.errors import QuantError
+from quant_core.schema import Budget, ModelInfo
+from quant_core.workspace import CATALOG, Workspace
+
+KL_SCORES = ("fisher", "measured")
+
+
+def models(workspace: Workspace, options: argparse.Namespace) -> int:
+    """List the bundled model, the ones opened before, and those in the hub's cache."""
+    opened: dict[str, ModelInfo] = {}
+    for info in workspace.recent():
+        opened.setdefault(info.ref.source, info)
+    known = [
+        opened.get(name) or name for name in dict.fromkeys(["bundled", *opened, *workspace.downloaded()])
+    ]
+    if options.json:
+        say_json({"models": [_describe(model) for model in known]})
+        return 0
+    rows = [
+        (model, "-", "-", "not opened yet")
+        if isinstance(model, str)
+        else (
+            model.ref.source,
+            f"{model.parameters / 1e6:.1f} M",
+            str(len(model.units)),
+            f"{model.original_bits / 8e6:.1f} MB",
+        )
+        for model in known
+    ]
+    say_table(("model", "parameters", "weights", "size"), rows)
+    return 0
+
+
+def _describe(model: ModelInfo | str) -> dict[str, Any]:
+    """A model for JSON; one that was not opened yet is only a name."""
+    if isinstance(model, str):
+        return {"model": model, "opened": False}
+    return {
+        "model": model.ref.source,
+        "opened": True,
+        "title": model.title,
+        "fingerprint": model.fingerprint,
+        "parameters": model.parameters,
+        "units": len(model.units),
+        "bytes": model.original_bits / 8,
+        "dtype": model.dtype,
+    }
+
+
+def sensitivity(workspace: Workspace, options: argparse.Namespace) -> int:
+    """Score every weight in every format."""
+    info, table, _ = score_model(workspace, options)
+    score: schema.ScoreName = options.score
+    scores = table.scores(score)
+    errors = {"fisher": table.fisher_stderr, "measured": table.measured_stderr}.get(score) or ()
+    units = {unit.name: unit for unit in info.units}
+    if options.json:
+        rows = [
+            {
+                "unit": name,
+                "block": units[name].block,
+                "role": units[name].role,
+                "format": form,
+                "score": scores[row][column],
+                "stderr": errors[row][column] if errors else None,
+            }
+            for row, name in enumerate(table.units)
+            for column, form in enumerate(table.formats)
+        ]
+        head = {
+            "model": info.ref.source,
+            "fingerprint": info.fingerprint,
+            "score": score,
+            "tokens": table.tokens,
+        }
+        say_json(head | {"text": table.text_label, "rows": rows})
+        return 0
+    say(f"{info.title}: {score} score on {table.tokens:,} tokens of {table.text_label}")
+    cells = [[name, *(number(value, 3) for value in scores[row])] for row, name in enumerate(table.units)]
+    say_table(("weight", *table.formats), cells)
+    return 0
+
+
+def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
+    """Solve for a recipe within a budget; the scores are computed first unless they are stored."""
+    pins = {}
+    for pin in options.pin:
+        pattern, equals, name = pin.rpartition("=")
+        if not (equals and pattern):
+            raise UsageError(f"--pin {pin!r} is not PATTERN=FORMAT")
+        pins[pattern] = format_name(workspace, name, options.group)
+    info, table, formats = score_model(workspace, options, tuple(pins.values()))
+    budget = Budget("bits", options.bits) if options.bits else Budget("bytes", options.megabytes * 1e6)
+    choice = {"pins": pins, "score": options.score, "formats": formats}
+    solution = workspace.solve(info, table, budget, **choice)
+    points = workspace.front(info, table, **choice)
+    made = workspace.make_recipe(info, table, solution, budget, pins)
+    if options.score not in KL_SCORES:  # sums of relative errors rank formats, but they are no KL
+        made = schema.replace(made, predicted_kl=None, predicted_stderr=None)
+    if options.out:
+        write_recipe(workspace, options.out, made)
+    if options.json:
+        data = schema.dump(made)
+        say_json(
+            {name: data[name] for name in ("model", "fingerprint", "average_bits")}
+            | {"bytes": made.total_bytes, "original_bytes": made.original_bytes}
+            | {name: data[name] for name in ("predicted_kl", "predicted_stderr", "budget", "pins")}
+            | {"floor": schema.dump(points[0]), "ceiling": schema.dump(points[-1]), "units": data["units"]}
+            | {"out": str(options.out) if options.out else None}
+        )
+        return 0
+    rows = [[name, entry.format, number(entry.bits)] for name, entry in made.units.items()]
+    say_table(("weight", "format", "bits"), rows)
+    say()
+    say(f"{made.average_bits:.3f} bits a decided weight, {made.total_bytes / 1e6:.2f} MB in all")
+    say(f"(original: {made.original_bytes / 1e6:.2f} MB; possible: {points[0].average_bits:.3f} to "
+        f"{points[-1].average_bits:.3f} bits)")  # fmt: skip
+    if made.predicted_kl is not None:
+        say(f"predicted KL {number(made.predicted_kl)} ± {number(made.predicted_stderr, 2)} nats a token")
+    if options.out:
+        say(f"written to {options.out}")
+    return 0
+
+
+def evaluate(workspace: Workspace, options: argparse.Namespace) -> int:
+    """Measure a recipe against the original."""
+    text = read_text(options.text, schema.EVALUATION)
+    info = open_model(workspace, options)
+    recipe = read_recipe(workspace, options.recipe, info)
+    request = schema.EvaluateRequest(info.ref, info.fingerprint, recipe.assignment(), text, options.tokens)
+    measured: schema.Evaluation = run(workspace, request)
+    if options.out:
+        write_recipe(workspace, options.out, schema.replace(recipe, measured=measured))
+    if options.json:
+        predicted = {"predicted_kl": recipe.predicted_kl, "predicted_stderr": recipe.predicted_stderr}
+        say_json(
+            {"model": info.ref.source, "fingerprint": info.fingerprint} | schema.dump(measured) | predicted
+        )
+        return 0
+    rows = [
+        ("KL mean", number(measured.kl_mean), number(measured.kl_stderr, 2)),
+        ("KL predicted", number(recipe.predicted_kl), number(recipe.predicted_stderr, 2)),
+        ("KL median", number(measured.kl_median), ""),
+        ("KL 99th percentile", number(measured.kl_p99), ""),
+        ("perplexity", number(measured.perplexity), number(measured.perplexity_stderr, 2)),
+        (
+            "perplexity, original",
+            number(measured.perplexity_original),
+            number(measured.perplexity_original_stderr, 2),
+        ),
+        ("top-1 agreement", f"{measured.top1_agreement:.2%}", ""),
+        ("tokens", f"{measured.tokens:,}", ""),
+    ]
+    say(f"{info.title} on {measured.text_label}; KL in nats a token")
+    say_table(("", "value", "± error"), rows)
+    return 0
+
+
+def generate(workspace: Workspace, options: argparse.Namespace) -> int:
+    """Continue a prompt with the original and, if one is given, a recipe."""
+    info = open_model(workspace, options)
+    recipe = read_recipe(workspace, options.recipe, info) if options.recipe else None
+    request = schema.GenerateRequest(
+        model=info.ref,
+        fingerprint=info.fingerprint,
+        prompt=options.prompt,
+        assignment=recipe.assignment() if recipe else None,
+        tokens=options.tokens,
+        seed=options.seed,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        chat=options.chat,
+    )
+    texts: schema.Generation = run(workspace, request)
+    original, changed = "".join(texts.original), "".join(texts.recipe)
+    if options.json:
+        answer = {"original": original, "recipe": changed if recipe else None, "divergence": texts.divergence}
+        say_json({"model": info.ref.source, "prompt": options.prompt} | answer | {"seed": texts.seed})
+        return 0
+    say(f"Original\n{options.prompt}{original}")
+    if recipe:
+        say(f"\nRecipe ({recipe.average_bits:.2f} bits a weight)\n{options.prompt}{changed}")
+        same = texts.divergence < 0
+        say("\nThe two are the same." if same else f"\nThey differ from token {texts.divergence + 1} on.")
+    return 0
+
+
+def catalog(workspace: Workspace, options: argparse.Namespace) -> int:
+    """Write the catalog anew, or with ``--check`` fail if that would change it."""
+    offered: schema.Catalog = run(workspace, schema.CatalogRequest())
+    try:
+        current = workspace.catalog == offered
+    except QuantError:
+        current = False
+    if options.check and not current:
+        raise QuantError(
+            f"{CATALOG.name} is not what the registries offer.", "Run: python -m quant_core catalog"
+        )
+    if not current:
+        write_text(CATALOG, json.dumps(schema.dump(offered), indent=2) + "\n")
+    if options.json:
+        say_json(schema.dump(offered) | {"changed": not current})
+    else:
+        say(f"{CATALOG.name}: {len(offered.families)} families, {'as it was' if current else 'written'}")
+    return 0

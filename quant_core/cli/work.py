@@ -1,0 +1,123 @@
+"""What several commands share: running a job with progress, opening, scoring, and files that may be bad."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from quant_core import schema
+from quant_core.cli.terminal import ProgressBar
+from quant_core.errors import FormatError, QuantError, RecipeError, TextError
+from quant_core.schema import (
+    ORIGINAL,
+    ModelInfo,
+    ModelRef,
+    Recipe,
+    ScoreTable,
+    SensitivityRequest,
+    TextSource,
+)
+from quant_core.workspace import Workspace
+
+
+class UsageError(Exception):
+    """An argument that makes no sense, found after parsing."""
+
+
+def run(workspace: Workspace, request: schema.Request) -> Any:
+    """The answer to ``request``, with progress on standard error; an interrupt cancels the job."""
+    bar = ProgressBar()
+    job = workspace.submit(request)
+    try:
+        return workspace.wait(job, bar if job.active else None)
+    except KeyboardInterrupt:
+        workspace.cancel(job.id)
+        raise
+    finally:
+        bar.clear()
+
+
+def open_model(workspace: Workspace, options: argparse.Namespace) -> ModelInfo:
+    """What the model named on the command line is."""
+    ref = ModelRef(options.model, options.revision, options.dtype, options.device)
+    info: ModelInfo = run(workspace, workspace.inspect_request(ref))
+    return info
+
+
+def score_model(
+    workspace: Workspace, options: argparse.Namespace, further: Sequence[str] = ()
+) -> tuple[ModelInfo, ScoreTable, list[str]]:
+    """The model, its scores, and the full names of the formats that were asked for, ``further`` ones left out."""
+    names = [
+        format_name(workspace, name, options.group) for name in options.formats.split(",") if name.strip()
+    ]
+    formats = [name for name in dict.fromkeys(names) if name != ORIGINAL]
+    if not formats:
+        raise UsageError("--formats names no format to quantize to")
+    text = read_text(options.text, schema.CALIBRATION)
+    info = open_model(workspace, options)
+    request = SensitivityRequest(
+        model=info.ref,
+        fingerprint=info.fingerprint,
+        formats=tuple(dict.fromkeys([*formats, *(name for name in further if name != ORIGINAL)])),
+        text=text,
+        tokens=options.tokens,
+        score=options.score,
+        embeddings=options.include == "embeddings",
+        seed=options.seed,
+    )
+    return info, run(workspace, request), formats
+
+
+def read_recipe(workspace: Workspace, file: Path, info: ModelInfo) -> Recipe:
+    """The recipe in ``file``; ``RecipeError`` if it cannot be read or is not for this model."""
+    return workspace.read_recipe(read_file(file, RecipeError, "recipe"), info)
+
+
+def write_recipe(workspace: Workspace, file: Path, recipe: Recipe) -> None:
+    """Write ``recipe`` as YAML or JSON, by the ending of ``file``."""
+    write_text(file, workspace.recipe_text(recipe, "yaml" if file.suffix in {".yaml", ".yml"} else "json"))
+
+
+def read_text(file: Path | None, bundled: TextSource) -> TextSource:
+    """The user's own text, or the bundled one if no file is named; ``TextError`` if it cannot be read."""
+    return (
+        bundled if file is None else TextSource("inline", read_file(file, TextError, "text file"), file.name)
+    )
+
+
+def read_file(file: Path, kind: type[QuantError], what: str) -> str:
+    """A file's text; an error of ``kind`` that calls it ``what`` if there is none."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise kind(f"The {what} {str(file)!r} is not in UTF-8.", "Save it as UTF-8.") from error
+    except OSError as error:
+        raise kind(
+            f"The {what} {str(file)!r} cannot be read: {error.strerror}.", "Check its name."
+        ) from error
+    if not text.strip():
+        raise kind(f"The {what} {str(file)!r} is empty.", "Choose another file.")
+    return text
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file whole: under another name first, so that a failure leaves the old one."""
+    part = file.with_name(f"{file.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(file)
+    except OSError as error:
+        raise QuantError(
+            f"{str(file)!r} cannot be written: {error.strerror}.", "Choose another place."
+        ) from error
+
+
+def format_name(workspace: Workspace, text: str, group: int) -> str:
+    """The full name of the format that ``text`` names; ``UsageError`` if it names none."""
+    try:
+        return workspace.parse_format(text, group).name
+    except FormatError as error:
+        raise UsageError(str(error)) from error

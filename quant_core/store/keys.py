@@ -1,0 +1,67 @@
+"""Content keys: two requests with the same key have the same answer, whoever asked and wherever it ran."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from quant_core.errors import TextError
+from quant_core.schema import CatalogRequest, InspectRequest, Request, digest, dump
+from quant_core.store.kinds import kind_of
+from quant_core.store.place import code_version
+
+METRIC_VERSION = 1
+"""To be raised when the same request has a new answer because a method or a metric changed."""
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+TEXTS = ASSETS / "texts"
+
+
+def request_key(request: Request) -> str:
+    """The key under which the answer to ``request`` is stored.
+
+    How it runs (the device, the folders a model may lie in) is left out, and so is where the model is, since
+    the fingerprint says what it is. Opening a model keeps all of that: its answer is where the fingerprint
+    comes from. Bundled texts count by content.
+    """
+    kind = kind_of(request).name
+    if isinstance(request, CatalogRequest):  # its answer is the program itself
+        return digest({"kind": kind, "code": code_version()})
+    data: dict[str, Any] = dump(request)
+    if not isinstance(request, InspectRequest):
+        del data["roots"]
+        data["model"] = {"dtype": data["model"]["dtype"]}
+    if text := data.get("text"):
+        del text["label"]
+        if text["kind"] in ("calibration", "evaluation"):
+            text["sha256"] = _bundled_text(text["kind"])
+    return digest({"kind": kind, "version": METRIC_VERSION, "request": data})
+
+
+def folder_signature(source: str) -> str:
+    """Names, sizes and times of the files in a model's folder as one hash; empty for what is no readable folder."""
+    folder = ASSETS / "demo-model" if source == "bundled" else Path(source)
+    try:
+        if not folder.is_absolute() or not folder.is_dir():
+            return ""
+        files = sorted((path.name, path.stat()) for path in folder.iterdir() if path.is_file())
+    except OSError:
+        return ""
+    return digest([[name, status.st_size, status.st_mtime_ns] for name, status in files])
+
+
+def _bundled_text(name: str) -> str:
+    path = TEXTS / f"{name}.txt"
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise TextError(f"The bundled text {path.name} is missing.", "Install QuantLens again.") from error
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """The hash of a file; ``size`` and ``changed`` are there so that an edited file is read again."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

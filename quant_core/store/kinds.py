@@ -1,0 +1,73 @@
+"""The kinds of jobs: what each is asked, what it answers, and whether somebody sits and waits for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from quant_core import schema
+from quant_core.schema import ModelRef, Request, Result
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of job. ``interactive`` ones go first and are served in the middle of long ones."""
+
+    name: str
+    request: type[Request]
+    result: type[Result]
+    interactive: bool
+    title: str
+    """What to call such a job on screen; ``{model}`` is filled in."""
+
+
+_ALL = (
+    Kind("inspect", schema.InspectRequest, schema.ModelInfo, True, "Open {model}"),
+    Kind("layer", schema.LayerRequest, schema.LayerView, True, "Look at a layer of {model}"),
+    Kind("generate", schema.GenerateRequest, schema.Generation, True, "Write with {model}"),
+    Kind("catalog", schema.CatalogRequest, schema.Catalog, True, "List what there is"),
+    Kind("sensitivity", schema.SensitivityRequest, schema.ScoreTable, False, "Sensitivity of {model}"),
+    Kind("evaluate", schema.EvaluateRequest, schema.Evaluation, False, "Measure a recipe on {model}"),
+)
+KINDS = {kind.name: kind for kind in _ALL}
+_BY_REQUEST = {kind.request: kind for kind in _ALL}
+
+
+def kind_of(request: Request) -> Kind:
+    """The kind of job that answers ``request``."""
+    return _BY_REQUEST[type(request)]
+
+
+def load_request(kind: str, data: object) -> Request:
+    """The request of a job of ``kind`` held in JSON ``data``; raises ``ValueError`` if it does not fit."""
+    return schema.load(KINDS[kind].request, data)
+
+
+def load_result(kind: str, data: object) -> Result:
+    """The result of a job of ``kind`` held in JSON ``data``; raises ``ValueError`` if it does not fit."""
+    return schema.load(KINDS[kind].result, data)
+
+
+def model_of(request: Request) -> ModelRef | None:
+    """The model a request is about; None where it needs none."""
+    return None if isinstance(request, schema.CatalogRequest) else request.model
+
+
+def fingerprint_of(request: Request) -> str:
+    """The content of the model a request is about, empty where the request does not know it."""
+    return "" if isinstance(request, schema.CatalogRequest | schema.InspectRequest) else request.fingerprint
+
+
+def title_of(request: Request) -> str:
+    """What to call the job of ``request`` on screen."""
+    if isinstance(request, schema.LayerRequest):
+        return f"Look at {request.unit} in {request.format}"
+    model = model_of(request)
+    return kind_of(request).title.format(model=model_name(model.source) if model else "")
+
+
+def model_name(source: str) -> str:
+    """What to call a model on screen: a folder by its last part, a hub id as it is."""
+    if source == "bundled":
+        return "the bundled model"
+    return Path(source).name if Path(source).is_absolute() else source

@@ -1,0 +1,113 @@
+"""Answers by content key, and recipes by their own content."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections import OrderedDict
+
+from quant_core.errors import RecipeError
+from quant_core.schema import Recipe, Request, Result, digest, dump, load
+from quant_core.store.database import Database
+from quant_core.store.keys import request_key
+from quant_core.store.kinds import fingerprint_of, kind_of, load_result
+
+REMEMBERED = 32
+"""Answers kept as objects, so that a page that is drawn again does not parse them again."""
+
+
+class ResultTable:
+    """The results in ``database``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._objects: OrderedDict[tuple[str, float], Result] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> Result | None:
+        """The answer with a content key; None if there is none or an older QuantLens wrote it differently."""
+        rows = self._database.query("SELECT key, kind, created FROM results WHERE key = ?", (key,))
+        return self._load(rows[0]) if rows else None
+
+    def put(self, request: Request, result: Result, key: str = "") -> None:
+        """Store the answer to ``request``, under its content key as it was when the job was made if given."""
+        now = time.time()
+        data = json.dumps(dump(result))
+        fingerprint = fingerprint_of(request) or getattr(result, "fingerprint", "")
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    key or request_key(request),
+                    kind_of(request).name,
+                    fingerprint,
+                    data,
+                    now,
+                    now,
+                ),
+            )
+
+    def touch(self, key: str) -> None:
+        """Note that the answer was asked for again."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE results SET used = ? WHERE key = ?", (time.time(), key))
+
+    def of_kind(self, kind: str, fingerprint: str | None = None) -> list[Result]:
+        """All answers of a kind, of one model or of all, the last used first."""
+        rows = self._database.query(
+            """SELECT key, kind, created FROM results
+                WHERE kind = ? AND fingerprint = COALESCE(?, fingerprint) ORDER BY used DESC, rowid DESC""",
+            (kind, fingerprint),
+        )
+        return [result for result in map(self._load, rows) if result is not None]
+
+    def _load(self, row: sqlite3.Row) -> Result | None:
+        place = (row["key"], row["created"])
+        with self._lock:
+            if place in self._objects:
+                self._objects.move_to_end(place)
+                return self._objects[place]
+        data = self._database.query("SELECT data FROM results WHERE key = ?", (row["key"],))
+        if not data:
+            return None
+        try:
+            result = load_result(row["kind"], json.loads(data[0]["data"]))
+        except ValueError:
+            return None
+        with self._lock:
+            self._objects[place] = result
+            if len(self._objects) > REMEMBERED:
+                self._objects.popitem(last=False)
+        return result
+
+
+class RecipeTable:
+    """The saved recipes in ``database``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def save(self, recipe: Recipe) -> str:
+        """Keep ``recipe`` and return its id; the same recipe has the same id."""
+        recipe_id = digest(recipe)[:12]
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO recipes VALUES (?, ?, ?)",
+                (recipe_id, json.dumps(dump(recipe)), time.time()),
+            )
+        return recipe_id
+
+    def get(self, recipe_id: str) -> Recipe:
+        """The recipe with an id; ``RecipeError`` if there is none that can be read."""
+        rows = self._database.query("SELECT data FROM recipes WHERE id = ?", (recipe_id,))
+        if not rows:
+            raise RecipeError(f"There is no saved recipe {recipe_id!r}.", "Make it again, or open its file.")
+        try:
+            return load(Recipe, json.loads(rows[0]["data"]))
+        except ValueError as error:
+            raise RecipeError(
+                f"The saved recipe {recipe_id!r} comes from another version of QuantLens.",
+                "Make it again, or open its file.",
+            ) from error

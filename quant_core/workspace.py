@@ -1,0 +1,323 @@
+"""The one door to everything below: what pages and the command line use, free of torch.
+
+A workspace joins three things: jobs (ask, watch, cancel), what they left in the store (results, score tables,
+recipes), and decisions made from that at once (budget to recipe, Pareto front, prices).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, overload
+
+from quant_core import recipes, schema
+from quant_core.allocation import front, problem, solution, solver
+from quant_core.errors import Cancelled, JobError, ModelError, QuantError
+from quant_core.jobs.client import Client
+from quant_core.names import parse_format
+from quant_core.schema import (
+    Budget,
+    Catalog,
+    Evaluation,
+    FamilyInfo,
+    FormatSpec,
+    Generation,
+    InspectRequest,
+    Job,
+    LayerView,
+    ModelInfo,
+    ModelRef,
+    ParetoPoint,
+    Recipe,
+    Request,
+    Result,
+    ScoreName,
+    ScoreTable,
+    Solution,
+    TokenEvent,
+)
+from quant_core.store import default_home
+from quant_core.store.keys import folder_signature
+
+CATALOG = Path(__file__).with_name("catalog.json")
+
+Watch = Callable[[Job], None]
+
+
+def hub_cache() -> Path:
+    """Where the Hugging Face libraries keep downloaded models."""
+    if chosen := os.environ.get("HF_HUB_CACHE"):
+        return Path(chosen).expanduser()
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return Path(os.environ.get("HF_HOME") or caches / "huggingface").expanduser() / "hub"
+
+
+def browser_roots() -> tuple[Path, ...]:
+    """Folders from which the dashboard may open models: the working one, the hub cache, $QUANTLENS_MODEL_ROOTS."""
+    further = os.environ.get("QUANTLENS_MODEL_ROOTS", "").split(os.pathsep)
+    return (Path.cwd(), hub_cache(), *(Path(root).expanduser().absolute() for root in further if root))
+
+
+class Workspace:
+    """Jobs, results and recipes of one home folder.
+
+    Args:
+        home: Folder of the store; by default ``$QUANTLENS_HOME`` or a folder among the user's caches.
+        roots: Folders in which local models must lie; empty allows any.
+        jobs: Other job functions for workers started from here, as ``module:NAME`` (for tests and extensions).
+
+    Raises:
+        QuantError: The home folder cannot be used.
+    """
+
+    def __init__(self, home: Path | None = None, roots: Sequence[Path] = (), *, jobs: str = "") -> None:
+        self._client = Client(home or default_home(), jobs)
+        self._roots = tuple(root.resolve() for root in roots)
+
+    @property
+    def home(self) -> Path:
+        """Folder of the store."""
+        return self._client.home
+
+    def close(self) -> None:
+        """Close the store; a running job goes on."""
+        self._client.close()
+
+    # --- formats
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """What the registries offer, as ``python -m quant_core catalog`` last wrote it."""
+        try:
+            return schema.load(Catalog, json.loads(CATALOG.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise QuantError(
+                f"The catalog {CATALOG} cannot be read.", "Write it anew: python -m quant_core catalog"
+            ) from error
+
+    def parse_format(self, text: str, group: int = 64) -> FormatSpec:
+        """The number format that ``text`` names, with ``group`` where it leaves the group size open."""
+        return parse_format(text, self._families, group)
+
+    @cached_property
+    def _families(self) -> dict[str, FamilyInfo]:
+        return {family.name: family for family in self.catalog.families}
+
+    # --- jobs
+
+    def submit(self, request: Request) -> Job:
+        """Ask for an answer: the job that gives it, gave it, or is about to; starts the worker if none lives."""
+        return self._client.submit(request)
+
+    def job(self, job_id: str) -> Job:
+        """The job as it is now; ``JobError`` if there is none with that id."""
+        return self._client.job(job_id)
+
+    def jobs(self, limit: int = 20) -> list[Job]:
+        """The newest jobs first, as they are now."""
+        return self._client.jobs(limit)
+
+    def cancel(self, job_id: str) -> None:
+        """Have a job stop: a queued one ends at once, a running one at its next step."""
+        self._client.cancel(job_id)
+
+    def retry(self, job_id: str) -> Job:
+        """Ask again for what a job was asked."""
+        return self._client.retry(job_id)
+
+    def events(self, job_id: str, after: int = -1) -> list[TokenEvent]:
+        """What a job streamed behind position ``after``; the first event has position 0."""
+        return self._client.events(job_id, after)
+
+    def wait(self, job: Job, on_progress: Watch | None = None, poll: float = 0.1) -> Result:
+        """The answer of a job, once it is there.
+
+        Args:
+            job: From ``submit`` or ``retry``.
+            on_progress: Called with the job whenever it changed.
+            poll: Seconds between looks.
+
+        Raises:
+            Cancelled: Somebody cancelled the job.
+            JobError: It failed, with its message and hint.
+        """
+        seen = None
+        while True:
+            job = self.job(job.id)
+            if on_progress and job != seen:
+                on_progress(job)
+            if not job.active:
+                break
+            seen = job
+            time.sleep(poll)
+        if job.state == "cancelled":
+            raise Cancelled(f"{job.title}: cancelled.")
+        if job.state == "failed":
+            raise JobError(job.error, job.hint)
+        result = self._client.store.results.get(job.key)
+        if result is None:
+            raise JobError(f"The result of {job.title!r} is no longer stored.", "Start it again.")
+        return result
+
+    @overload
+    def result(self, request: InspectRequest) -> ModelInfo | None: ...
+    @overload
+    def result(self, request: schema.SensitivityRequest) -> ScoreTable | None: ...
+    @overload
+    def result(self, request: schema.LayerRequest) -> LayerView | None: ...
+    @overload
+    def result(self, request: schema.EvaluateRequest) -> Evaluation | None: ...
+    @overload
+    def result(self, request: schema.GenerateRequest) -> Generation | None: ...
+    @overload
+    def result(self, request: schema.CatalogRequest) -> Catalog | None: ...
+    def result(self, request: Request) -> Result | None:
+        """The stored answer to ``request``; None if there is none yet."""
+        return self._client.result(request)
+
+    @overload
+    def run(self, request: InspectRequest, on_progress: Watch | None = None) -> ModelInfo: ...
+    @overload
+    def run(self, request: schema.SensitivityRequest, on_progress: Watch | None = None) -> ScoreTable: ...
+    @overload
+    def run(self, request: schema.LayerRequest, on_progress: Watch | None = None) -> LayerView: ...
+    @overload
+    def run(self, request: schema.EvaluateRequest, on_progress: Watch | None = None) -> Evaluation: ...
+    @overload
+    def run(self, request: schema.GenerateRequest, on_progress: Watch | None = None) -> Generation: ...
+    @overload
+    def run(self, request: schema.CatalogRequest, on_progress: Watch | None = None) -> Catalog: ...
+    def run(self, request: Request, on_progress: Watch | None = None) -> Result:
+        """Ask and wait; raises like ``wait``."""
+        return self.wait(self.submit(request), on_progress)
+
+    def tables(self, fingerprint: str) -> list[ScoreTable]:
+        """The stored score tables of a model, the last used first."""
+        found = self._client.store.results.of_kind("sensitivity", fingerprint)
+        return [table for table in found if isinstance(table, ScoreTable)]
+
+    # --- models
+
+    def inspect_request(self, ref: ModelRef) -> InspectRequest:
+        """The request that opens a model: a folder by its full path, with what tells whether its files changed."""
+        source = ref.source.strip()
+        if not source:
+            raise ModelError("No model is named.", "Give 'bundled', a folder, or a hub id such as org/name.")
+        if source != "bundled" and (folder := _folder(source)):
+            source = str(folder)
+        ref = schema.replace(ref, source=source)
+        return InspectRequest(ref, tuple(map(str, self._roots)), folder_signature(source))
+
+    def recent(self) -> list[ModelInfo]:
+        """Models opened before that may still be opened here, the last used first."""
+        found: dict[ModelRef, ModelInfo] = {}
+        for info in self._client.store.results.of_kind("inspect"):
+            if isinstance(info, ModelInfo) and self._may_open(info.ref.source):
+                found.setdefault(info.ref, info)
+        return list(found.values())
+
+    def downloaded(self) -> list[str]:
+        """Hub ids of the models in the Hugging Face cache."""
+        names = sorted(path.name.removeprefix("models--") for path in hub_cache().glob("models--*"))
+        return [name.replace("--", "/") for name in names]
+
+    def _may_open(self, source: str) -> bool:
+        path = Path(source)
+        if not path.is_absolute():
+            return True
+        return path.is_dir() and (
+            not self._roots or any(path.resolve().is_relative_to(root) for root in self._roots)
+        )
+
+    # --- decisions
+
+    def solve(
+        self,
+        info: ModelInfo,
+        table: ScoreTable,
+        budget: Budget,
+        pins: Mapping[str, str] | None = None,
+        score: ScoreName = "fisher",
+        formats: Sequence[str] | None = None,
+    ) -> Solution:
+        """The recipe of least predicted KL within a budget.
+
+        Args:
+            info: The model.
+            table: Its scores.
+            budget: Limit in average bits or in bytes.
+            pins: Unit name or pattern to the full name of the format it must take.
+            score: Which score predicts the KL.
+            formats: Full names to choose from; all of the table's by default, and always ``original``.
+
+        Raises:
+            BudgetError: Nothing fits; the hint names the smallest and the largest size.
+        """
+        named = problem.build_problem(info, table, score, pins, formats)
+        choice = solver.solve(named.problem, problem.limit_bits(named.problem, budget))
+        return solution.solution(named, choice)
+
+    def front(
+        self,
+        info: ModelInfo,
+        table: ScoreTable,
+        pins: Mapping[str, str] | None = None,
+        score: ScoreName = "fisher",
+        formats: Sequence[str] | None = None,
+    ) -> tuple[ParetoPoint, ...]:
+        """The least predicted KL at every size worth having, smallest first; arguments as for ``solve``."""
+        named = problem.build_problem(info, table, score, pins, formats).problem
+        points = front.front(named)
+        return tuple(
+            ParetoPoint(named.average_bits(bits), named.total_bytes(bits), cost)
+            for bits, cost in zip(points.bits.tolist(), points.cost.tolist(), strict=True)
+        )
+
+    def price(
+        self, info: ModelInfo, table: ScoreTable, assignment: Mapping[str, str], score: ScoreName = "fisher"
+    ) -> Solution:
+        """What an assignment of the caller's own costs; units it does not name keep the original weights."""
+        return solution.price(info, table, assignment, score)
+
+    # --- recipes
+
+    def make_recipe(
+        self,
+        info: ModelInfo,
+        table: ScoreTable,
+        solution: Solution,
+        budget: Budget | None = None,
+        pins: Mapping[str, str] | None = None,
+        measured: Evaluation | None = None,
+    ) -> Recipe:
+        """A solution as a recipe, with everything a reader needs to apply and to trust it."""
+        return recipes.make_recipe(info, table, solution, budget, pins, measured)
+
+    def save_recipe(self, recipe: Recipe) -> str:
+        """Keep a recipe in the store; its id fits into a URL and is the same for the same recipe."""
+        return self._client.store.recipes.save(recipe)
+
+    def recipe(self, recipe_id: str) -> Recipe:
+        """The saved recipe with an id; ``RecipeError`` if there is none."""
+        return self._client.store.recipes.get(recipe_id)
+
+    def recipe_text(self, recipe: Recipe, kind: Literal["json", "yaml"]) -> str:
+        """A recipe's file."""
+        return recipes.to_text(recipe, kind)
+
+    def read_recipe(self, text: str, info: ModelInfo) -> Recipe:
+        """The recipe in a file's text; ``RecipeError`` if it is malformed or belongs to another model."""
+        return recipes.from_text(text, info, self._families)
+
+
+def _folder(source: str) -> Path | None:
+    """The folder a user means, if there is one: full path, links resolved."""
+    try:
+        folder = Path(source).expanduser()
+        return folder.resolve() if folder.is_dir() else None
+    except (OSError, RuntimeError):  # too long for a path, or a home folder that nobody has
+        return None
