@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from transformers import AutoModelForCausalLM
 from quant_core.calibration.capture import Product, capture
 from quant_core.calibration.text import Tokens
 from quant_core.formats import fake_quantize, find
+from quant_core.models.graph import Graph, build_graph
 from quant_core.models.loading import LoadedModel
+from quant_core.models.patch import patched, swap
 from quant_core.schema import CALIBRATION, ScoreTable, SensitivityRequest, TextSource, replace
 from quant_core.sensitivity.errors import RoundingErrors
 from quant_core.sensitivity.fisher import LABELS, bootstrap_error, score_layers
@@ -67,7 +70,7 @@ def _score(loaded: LoadedModel, ids: Tensor, name: str) -> tuple[float, Tensor]:
     return scores.fisher.mean().item(), fake_quantize(form, slot.matrix()) - slot.matrix()
 
 
-@pytest.mark.parametrize("end", ["mlp.down_proj.weight", "self_attn.k_proj.weight", "embed_tokens.weight"])
+@pytest.mark.parametrize("end", ["mlp.down_proj.weight", "self_attn.q_proj.weight", "embed_tokens.weight"])
 def test_fisher_equals_its_definition(llama: LoadedModel, end: str) -> None:
     """The score from its definition: the derivative of the labels' log-probability by a factor e_t on dW x_t.
 
@@ -120,10 +123,17 @@ def test_values_are_scored_behind_their_attention(llama: LoadedModel, tmp_path: 
     assert ours == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_values_of_every_architecture_are_found(tiny: LoadedModel) -> None:
-    """Two blocks, two attentions, and in each the unit that makes the values: alone, or fused with q and k."""
-    model: Any = tiny.model
-    found: dict[str, int] = {}
+def test_errors_behind_the_attention_equal_finite_differences(tiny: LoadedModel) -> None:
+    """Change a weight by +-h dW, look at what the attention hands on, and divide: in float64, for every architecture.
+
+    GPT-2 makes queries, keys and values with one weight; Llama and Qwen2 rotate their keys, Qwen2 and OPT have biases.
+    """
+    model: Any = copy.deepcopy(tiny.model).double()
+    if tiny.info.architecture == "MixtralForCausalLM":
+        model.set_experts_implementation("eager")  # the default one has no float64
+    graph = build_graph(model, 32)
+    ids = _ids(2, 20)
+    found: dict[str, Product] = {}
 
     class Watch:
         def forward(self, product: Product, outputs: Tensor) -> None:
@@ -133,15 +143,40 @@ def test_the_values_of_every_architecture_are_found(tiny: LoadedModel) -> None:
             pass
 
         def backward_mixed(self, product: Product, gradient: Tensor) -> None:
-            found[product.slot.unit.role] = found.get(product.slot.unit.role, 0) + 1
-            assert product.mix is not None
-            rows = product.slot.matrix()[-product.values :]
-            values = product.inputs @ rows.T
-            assert product.mix(values).shape == gradient.shape
+            found[product.slot.unit.name] = product
 
-    with capture(tiny.graph, Watch(), model):
-        model(_ids(1, 20)).logits.sum().backward()
-    assert found == {("c_attn" if tiny.info.architecture == "GPT2LMHeadModel" else "v_proj"): 2}
+    with capture(graph, Watch(), model):
+        model(ids).logits.sum().backward()
+    fused = tiny.info.architecture == "GPT2LMHeadModel"
+    assert {graph.slots[name].unit.role for name in found} == ({"c_attn"} if fused else {"k_proj", "v_proj"})
+    assert len(found) == (2 if fused else 4)
+    for name, product in found.items():
+        if graph.slots[name].unit.block == 1:
+            assert product.behind is not None
+            assert product.mixed is not None
+            error = torch.randn(
+                product.slot.matrix().shape, generator=torch.Generator().manual_seed(3)
+            ).double()
+            error[~product.mixed] = 0
+            expected = _difference(graph, model, ids, name, error)
+            torch.testing.assert_close(
+                product.behind(product.inputs @ error.T), expected, rtol=1e-4, atol=1e-6
+            )
+
+
+def _difference(graph: Graph, model: Any, ids: Tensor, name: str, error: Tensor) -> Tensor:
+    """D (what block 1's attention hands to its output projection) / dh for weight + h error, by central differences."""
+    slot = graph.slots[name]
+    parent = model.get_submodule(name.rpartition(".")[0].rpartition(".")[0])
+    after = next(getattr(parent, role) for role in ("o_proj", "c_proj", "out_proj") if hasattr(parent, role))
+    seen: list[Tensor] = []
+    handle = after.register_forward_pre_hook(lambda module, args: seen.append(args[0].flatten(0, -2)))
+    step = 1e-5
+    for sign in (1, -1):
+        with torch.no_grad(), patched(swap(graph, {name: slot.matrix() + sign * step * error})):
+            model(ids)
+    handle.remove()
+    return (seen[0] - seen[1]) / (2 * step)
 
 
 def test_experts_and_transposed_weights_are_captured_as_matrices(tiny: LoadedModel) -> None:

@@ -33,7 +33,7 @@ from quant_core.schema import (
 )
 from quant_core.store import Store, database, default_home, keys
 from quant_core.store.jobs import JobTable
-from quant_core.store.keys import folder_signature, request_key
+from quant_core.store.keys import ASSETS, folder_signature, request_key
 from quant_core.store.kinds import KINDS, kind_of, load_request, title_of
 from tests import made_results
 
@@ -120,7 +120,8 @@ def test_the_catalog_is_asked_for_again_after_an_update(monkeypatch: pytest.Monk
 
 
 def test_a_folders_signature_follows_its_files(tmp_path: Path) -> None:
-    assert folder_signature("bundled") == folder_signature(str(tmp_path / "none")) == ""
+    assert folder_signature("org/name") == folder_signature(str(tmp_path / "none")) == ""
+    assert folder_signature("bundled") == folder_signature(str(ASSETS / "demo-model")) != ""
     (tmp_path / "config.json").write_text("{}")
     first = folder_signature(str(tmp_path))
     assert first == folder_signature(str(tmp_path))

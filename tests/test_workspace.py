@@ -74,9 +74,7 @@ def test_a_folder_is_asked_for_by_its_full_path(
     assert workspace.inspect_request(ModelRef("model")) not in requests, "its files have changed"
 
 
-@pytest.mark.parametrize(
-    "source", ["bundled", "org/name", "none/such", "x" * 5000, "~nobody-has-this-name/model"]
-)
+@pytest.mark.parametrize("source", ["org/name", "none/such", "x" * 5000, "~nobody-has-this-name/model"])
 def test_other_sources_are_asked_for_as_they_are(workspace: Workspace, source: str) -> None:
     assert workspace.inspect_request(ModelRef(source)) == InspectRequest(ModelRef(source))
 

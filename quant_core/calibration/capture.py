@@ -4,10 +4,8 @@ Inside ``capture`` each unit's product y = W x is shown to a visitor as it is co
 (n, inputs), y without bias as (n, outputs), and the index of the token each row belongs to. If gradients flow, the
 visitor gets the gradient at y on every backward pass. All hooks are gone when the block is left.
 
-Values of an attention are a case of their own. Attention averages them over tokens, so that errors of many tokens act
-together at one position; their gradient is therefore taken behind the attention, where an error acts on its own
-position again. The attention is linear in its values, so ``Product.mix`` applies the same attention to errors. Which
-unit makes the values is found by comparing numbers; where none matches, the gradient at y serves.
+Projections that make an attention's keys and values are a case of their own: their gradient is taken behind the
+attention (``attention`` says why), and ``Product.behind`` carries errors of theirs to that place.
 """
 
 from __future__ import annotations
@@ -22,18 +20,17 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from quant_core.calibration.attention import Mixing
 from quant_core.models.graph import Graph
 from quant_core.models.layers import Site, Slot, experts_forward
-
-Mix = Callable[[Tensor], Tensor]
 
 
 @dataclass(eq=False)
 class Product:
     """One application of a unit: ``inputs`` is (n, columns) floats, or (n,) token ids for a lookup.
 
-    The last ``values`` rows of the weight make an attention's values; ``mix`` turns errors of these, (n, values),
-    into errors of the attention's output, (n, features).
+    Where some of the weight's rows make an attention's keys or values, ``mixed`` (rows,) says which, and ``behind``
+    turns errors of the outputs, (n, rows), into errors of the attention's output, (n, features).
     """
 
     slot: Slot
@@ -41,8 +38,12 @@ class Product:
     token: Tensor
     """Index of the flattened batch position each row belongs to, (n,)."""
     lookup: bool = False
-    values: int = 0
-    mix: Mix | None = None
+    mixed: Tensor | None = None
+    behind: Callable[[Tensor], Tensor] | None = None
+
+
+Recent = dict[nn.Module, tuple[Product, Tensor]]
+"""Products since the last attention, by module, with their outputs as the graph holds them."""
 
 
 class Visitor(Protocol):
@@ -55,7 +56,7 @@ class Visitor(Protocol):
         """The gradient at the product's outputs, (n, rows)."""
 
     def backward_mixed(self, product: Product, gradient: Tensor) -> None:
-        """The gradient at the output of the attention that takes the product's values, (n, features)."""
+        """The gradient at the output of the attention that takes the product's keys or values, (n, features)."""
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def capture(graph: Graph, visitor: Visitor, model: Any) -> Iterator[None]:
     With gradients enabled the graph is rooted at the embedding's output, since no parameter requires one.
     """
     embedding = model.get_input_embeddings()
-    recent: list[tuple[Product, Tensor]] = []
+    recent: Recent = {}
     with ExitStack() as stack:
         for site in graph.sites:
             if site.kind == "experts":
@@ -80,7 +81,7 @@ def capture(graph: Graph, visitor: Visitor, model: Any) -> Iterator[None]:
 def _seen(
     site: Site,
     visitor: Visitor,
-    recent: list[tuple[Product, Tensor]],
+    recent: Recent,
     root: bool,
     module: nn.Module,
     args: tuple[Any, ...],
@@ -92,16 +93,23 @@ def _seen(
     if root and torch.is_grad_enabled() and not output.requires_grad:
         output = output.detach().requires_grad_(True)
     _show(visitor, product, output, getattr(module, "bias", None))
+    passed = output.view_as(output)  # looking for paths back to here must not set off the hook above
     if not lookup:
-        recent.append((product, output.detach().flatten(0, -2)))
-    return output
+        recent[module] = product, passed
+    return passed
 
 
 def _show(visitor: Visitor, product: Product, output: Tensor, bias: Tensor | None = None) -> None:
     outputs = output.detach().flatten(0, -2)
     visitor.forward(product, outputs if bias is None else outputs - bias)
     if output.requires_grad:
-        output.register_hook(lambda gradient: visitor.backward(product, gradient.flatten(0, -2)))
+        root = output.is_leaf  # autograd keeps a leaf's first gradient and adds the later ones into it
+
+        def hook(gradient: Tensor) -> None:
+            flat = gradient.flatten(0, -2)
+            visitor.backward(product, flat.clone() if root else flat)
+
+        output.register_hook(hook)
 
 
 @contextmanager
@@ -118,7 +126,7 @@ def _replaced_forward(site: Site, visitor: Visitor) -> Iterator[None]:
 
 
 @contextmanager
-def _watched_attention(name: str, visitor: Visitor, recent: list[tuple[Product, Tensor]]) -> Iterator[None]:
+def _watched_attention(name: str, visitor: Visitor, recent: Recent) -> Iterator[None]:
     """Look into transformers' attention function ``name``, if it is one of those that models look up by name."""
     if name not in ALL_ATTENTION_FUNCTIONS:
         yield
@@ -129,19 +137,14 @@ def _watched_attention(name: str, visitor: Visitor, recent: list[tuple[Product, 
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
     ) -> Any:
         output, weights = attend(module, query, key, value, mask, **options)
-        product = _source(recent, value)
+        if output.requires_grad:
+            again = partial(attend, module, attention_mask=mask, **options)
+            scale = options.get("scaling") or query.shape[-1] ** -0.5
+            mixing = Mixing(again, query.detach(), key, value, scale)
+            for feeding in module.children():
+                if feeding in recent:
+                    _follow(mixing, *recent[feeding], output, visitor)
         recent.clear()
-        if product is not None and output.requires_grad:
-            fixed = query.detach(), key.detach()
-
-            def mix(errors: Tensor) -> Tensor:
-                batch, heads, length, width = value.shape
-                shaped = errors.view(batch, length, heads, width).transpose(1, 2).to(value.dtype)
-                mixed: Tensor = attend(module, *fixed, shaped, mask, **options)[0]
-                return mixed.flatten(2).flatten(0, 1)
-
-            product.values, product.mix = value.shape[1] * value.shape[3], mix
-            output.register_hook(lambda g: visitor.backward_mixed(product, g.flatten(2).flatten(0, 1)))
         return output, weights
 
     ALL_ATTENTION_FUNCTIONS[name] = watched
@@ -149,13 +152,14 @@ def _watched_attention(name: str, visitor: Visitor, recent: list[tuple[Product, 
         yield
     finally:
         del ALL_ATTENTION_FUNCTIONS[name]
+        recent.clear()
 
 
-def _source(recent: list[tuple[Product, Tensor]], value: Tensor) -> Product | None:
-    """The product whose last outputs are the attention's values (batch, heads, length, width), if there is one."""
-    flat = value.detach().transpose(1, 2).flatten(2).flatten(0, 1)
-    for product, outputs in reversed(recent):
-        same_size = len(outputs) == len(flat) and outputs.shape[1] >= flat.shape[1]
-        if same_size and torch.equal(outputs[:, outputs.shape[1] - flat.shape[1] :], flat):
-            return product
-    return None
+def _follow(mixing: Mixing, product: Product, made: Tensor, output: Tensor, visitor: Visitor) -> None:
+    """Have the visitor see the gradient behind the attention for a product that makes its keys or values."""
+    to_key, to_value, rows = mixing.paths(made)
+    if to_key is None and to_value is None:
+        return
+    product.mixed = rows
+    product.behind = lambda errors: mixing.behind(errors, to_key, to_value)
+    output.register_hook(lambda gradient: visitor.backward_mixed(product, gradient.flatten(2).flatten(0, 1)))

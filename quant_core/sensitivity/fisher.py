@@ -8,8 +8,8 @@ log-probability of those labels to the activations, and at each unit, with input
     score = 1/2 mean_t (g_t . (dW x_t))^2      in nats a token.
 
 The square is taken a token at a time, which drops the products between tokens and with them most of the noise. That is
-right where an error acts on its own position. It is not for an attention's values, whose errors at many tokens act
-together: there the score is taken behind the attention, with the attention applied to dW x_t (``capture``). Where one
+right where an error acts on its own position. It is not for an attention's keys and values, whose errors at many tokens
+act together: there the score is taken behind the attention (``quant_core.calibration.attention``). Where one
 weight is applied twice (a tied embedding), both products are added before squaring. Several labels are drawn from one
 forward pass and averaged. The means are kept by sequence; a bootstrap over sequences gives standard errors.
 Amari 1998 ("Natural gradient works efficiently in learning"); Kunstner et al. 2019 (arXiv:1905.12558) on sampled
@@ -177,13 +177,13 @@ def _project(error: Tensor, seen: list[_Seen], tokens: int) -> tuple[Tensor, flo
         lookup = product.lookup
         moved = error[product.inputs] if lookup else product.inputs @ error.T.to(product.inputs.dtype)
         energy += _energy(moved)
-        own = moved.shape[1] - product.values
-        for label, gradient in enumerate(entry.direct):
-            if own:
-                slope = (moved[:, :own] * gradient[:, :own]).sum(-1, dtype=torch.float32)
+        direct = moved if product.mixed is None else moved * ~product.mixed
+        if product.mixed is None or not bool(product.mixed.all()):
+            for label, gradient in enumerate(entry.direct):
+                slope = (direct * gradient).sum(-1, dtype=torch.float32)
                 slopes[label].index_add_(0, product.token.cpu(), slope.cpu())
-        if product.mix is not None and entry.mixed:
-            behind = product.mix(moved[:, own:])
+        if product.behind is not None and entry.mixed:
+            behind = product.behind(moved)
             for label, gradient in enumerate(entry.mixed):
                 slopes[label] += (behind * gradient).sum(-1, dtype=torch.float32).cpu()
     return slopes, energy
