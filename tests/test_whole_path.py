@@ -40,6 +40,27 @@ FORMATS = (
     "int5/tensor",
 )
 Array = NDArray[np.float32]
+NF4 = np.array(
+    [
+        -1.0,
+        -0.6961928,
+        -0.52507305,
+        -0.3949175,
+        -0.28444138,
+        -0.18477343,
+        -0.09105004,
+        0.0,
+        0.0795803,
+        0.1609302,
+        0.2461123,
+        0.33791524,
+        0.44070983,
+        0.562617,
+        0.72295684,
+        1.0,
+    ],
+    np.float32,
+)
 
 
 @pytest.fixture
@@ -135,28 +156,7 @@ def _round(blocks: Array, name: str, parameters: dict[str, Any]) -> Array:
 def _round_used(blocks: Array, name: str, parameters: dict[str, Any]) -> Array:
     largest = np.abs(blocks).max(1, keepdims=True)
     if name.startswith("nf4"):
-        table = np.array(
-            [
-                "-1",
-                "-0.6961928",
-                "-0.52507305",
-                "-0.3949175",
-                "-0.28444138",
-                "-0.18477343",
-                "-0.09105004",
-                "0",
-                "0.0795803",
-                "0.1609302",
-                "0.2461123",
-                "0.33791524",
-                "0.44070983",
-                "0.562617",
-                "0.72295684",
-                "1",
-            ],
-            np.float32,
-        )
-        return table[np.abs(blocks[..., None] / largest[..., None] - table).argmin(-1)] * largest
+        return NF4[np.abs(blocks[..., None] / largest[..., None] - NF4).argmin(-1)] * largest
     if name.startswith("fp8"):
         scale = largest / np.float32(448)
         codes = torch.from_numpy(blocks / scale).to(torch.float8_e4m3fn)
