@@ -1,0 +1,142 @@
+"""A recipe at a glance: block by role, coloured by format from few bits to many."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+
+from quant_core.plots._common import add_legend, empty_figure, frame, hover, number, quantity
+from quant_core.plots.grid import CellGrid, add_cell_texts, add_overlay, block_grid, grid_height
+from quant_core.plots.palette import Palette, readable_on
+from quant_core.schema import ORIGINAL, ModelInfo
+
+Names = tuple[tuple[str, ...], ...]
+
+
+class RecipeBands(NamedTuple):
+    """The format of every decided unit; ``formats`` are those in use, from few bits to many."""
+
+    grid: CellGrid
+    assigned: Names
+    """Format of each cell, empty where there is no unit."""
+    formats: tuple[str, ...]
+    bits: tuple[float, ...]
+    """Average stored bits a weight of each format in use."""
+    pinned: frozenset[str]
+    score: Mapping[str, float]
+    """Predicted KL of each unit in its format, where known."""
+
+
+def recipe_bands(
+    model: ModelInfo,
+    assignment: Mapping[str, str],
+    stored_bits: Mapping[str, int],
+    pins: Collection[str] = (),
+    score: Mapping[str, float] | None = None,
+) -> RecipeBands:
+    """Lay out an assignment (unit to format).
+
+    ``stored_bits`` holds each unit's bits in its format; a unit it lacks counts with the checkpoint's.
+    """
+    units = [unit for unit in model.units if unit.name in assignment]
+    totals: dict[str, list[int]] = {}
+    for unit in units:
+        total = totals.setdefault(assignment[unit.name], [0, 0])
+        total[0] += stored_bits.get(unit.name, unit.parameters * unit.bits)
+        total[1] += unit.parameters
+    averages = {name: bits / parameters for name, (bits, parameters) in totals.items()}
+    order = sorted(averages, key=lambda name: (averages[name], name))
+    grid = block_grid(units)
+    return RecipeBands(
+        grid=grid,
+        assigned=tuple(tuple(assignment.get(name, "") for name in names) for names in grid.units),
+        formats=tuple(order),
+        bits=tuple(averages[name] for name in order),
+        pinned=frozenset(pins),
+        score=dict(score or {}),
+    )
+
+
+def draw_recipe_bands(data: RecipeBands, palette: Palette, selected: Collection[str] = ()) -> go.Figure:
+    """One colour a format; a rimmed dot marks a pin; clicks and boxes return units as ``customdata``."""
+    title = "Format of every layer"
+    if not data.formats:
+        return empty_figure(palette, title, "No layer has a format yet: choose a budget first.")
+    colours = palette.ramp(len(data.formats))
+    index = {name: place for place, name in enumerate(data.formats)}
+    figure = frame(palette, title, grid_height(len(data.grid.rows)) + 20)
+    add_legend(figure)
+    last = max(len(colours) - 1, 1)
+    scale = [[place / last, colour] for place, colour in enumerate(colours)]
+    figure.add_trace(
+        go.Heatmap(
+            z=[[index[name] if name else None for name in row] for row in data.assigned],
+            zmin=0,
+            zmax=last,
+            colorscale=scale if len(scale) > 1 else [[0, colours[0]], [1, colours[0]]],
+            showscale=False,
+            hoverongaps=False,
+            hoverinfo="skip",
+            xgap=1,
+            ygap=1,
+        )
+    )
+    for name, bits, colour in zip(data.formats, data.bits, colours, strict=True):
+        figure.add_trace(
+            go.Scatter(
+                x=[None],
+                y=[None],
+                name=f"{name} ({bits:,.2f} bits)",
+                mode="markers",
+                marker={"size": 12, "symbol": "square", "color": colour},
+            )
+        )
+    _add_pins(figure, data, palette)
+    texts = tuple(tuple(short_format(name) for name in row) for row in data.assigned)
+    fills = tuple(tuple(colours[index[name]] if name else "" for name in row) for row in data.assigned)
+    add_cell_texts(figure, data.grid, texts, fills)
+    add_overlay(figure, data.grid, _hovers(data), palette, selected)
+    return figure
+
+
+def short_format(name: str) -> str:
+    """What fits into a cell: ``4`` for an integer format, ``fp8``, ``nf4``, ``16`` being ``orig``."""
+    family = name.partition("/")[0]
+    if name == ORIGINAL:
+        return "orig"
+    return family.removeprefix("int").partition("_")[0] if family else ""
+
+
+def _add_pins(figure: go.Figure, data: RecipeBands, palette: Palette) -> None:
+    places = [place for name, place in data.grid.places().items() if name in data.pinned]
+    if not places:
+        return
+    figure.add_trace(
+        go.Scatter(
+            x=[column + 0.36 for _, column in places],
+            y=[row - 0.3 for row, _ in places],
+            mode="markers",
+            name="pinned",
+            marker={
+                "size": 8, "symbol": "circle", "color": palette.accent,
+                "line": {"width": 1.5, "color": readable_on(palette.accent)},
+            },
+            hoverinfo="skip",
+        )
+    )  # fmt: skip
+
+
+def _hovers(data: RecipeBands) -> dict[tuple[int, int], str]:
+    averages = dict(zip(data.formats, data.bits, strict=True))
+    hovers = {}
+    for name, (row, column) in data.grid.places().items():
+        chosen = data.assigned[row][column]
+        hovers[row, column] = hover(
+            name,
+            f"{chosen}: {number(averages[chosen])} bits a weight"
+            + (", pinned" if name in data.pinned else ""),
+            f"predicted KL {quantity(data.score[name], 'nats/token')}" if name in data.score else "",
+        )
+    return hovers

@@ -1,0 +1,182 @@
+"""The Pareto front: the smallest predicted KL at every size, and where recipes stand against it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import plotly.graph_objects as go
+
+from quant_core.plots._common import (
+    add_legend,
+    axis,
+    empty_figure,
+    error_bars,
+    frame,
+    hover,
+    interval,
+    log_axis,
+    number,
+    positive_range,
+)
+from quant_core.plots.palette import Palette
+from quant_core.schema import Evaluation, ParetoPoint, Solution
+
+SizeAxis = Literal["bits", "bytes"]
+MarkKind = Literal["current", "edited", "uniform", "measured"]
+
+AXES: dict[SizeAxis, str] = {"bits": "Average bits a decided weight", "bytes": "All weights (MB)"}
+MEGABYTE = 1_000_000
+
+
+class Mark(NamedTuple):
+    """A recipe to show beside the front; ``stderr`` is of ``kl``, in nats a token."""
+
+    kind: MarkKind
+    label: str
+    average_bits: float
+    total_bytes: float
+    kl: float
+    stderr: float = 0.0
+
+
+class Front(NamedTuple):
+    """The front's line (by rising size) and the marks, with sizes in the axis' unit.
+
+    A KL of zero cannot lie on a log axis: such points (the original weights) are left out.
+    """
+
+    size_axis: SizeAxis
+    sizes: tuple[float, ...]
+    kl: tuple[float, ...]
+    marks: tuple[Mark, ...]
+    mark_sizes: tuple[float, ...]
+
+
+def mark(kind: MarkKind, label: str, solution: Solution, measured: Evaluation | None = None) -> Mark:
+    """A mark for a recipe: its predicted KL, or, if given, its measured one."""
+    kl, stderr = solution.predicted_kl, solution.predicted_stderr
+    if measured is not None:
+        kl, stderr = measured.kl_mean, measured.kl_stderr
+    return Mark(kind, label, solution.average_bits, solution.total_bytes, kl, stderr)
+
+
+def pareto_front(
+    points: Sequence[ParetoPoint], marks: Sequence[Mark] = (), size_axis: SizeAxis = "bits"
+) -> Front:
+    """The points in order of size, and the marks that a log axis can show."""
+    line = sorted(
+        (_size(p.average_bits, p.total_bytes, size_axis), p.predicted_kl)
+        for p in points
+        if p.predicted_kl > 0
+    )
+    shown = tuple(item for item in marks if item.kl > 0)
+    return Front(
+        size_axis=size_axis,
+        sizes=tuple(size for size, _ in line),
+        kl=tuple(kl for _, kl in line),
+        marks=shown,
+        mark_sizes=tuple(_size(item.average_bits, item.total_bytes, size_axis) for item in shown),
+    )
+
+
+def _size(average_bits: float, total_bytes: float, size_axis: SizeAxis) -> float:
+    return average_bits if size_axis == "bits" else total_bytes / MEGABYTE
+
+
+class _Style(NamedTuple):
+    name: str
+    symbol: str
+    size: int
+    colour: int
+    """Index into the categorical colours; -1 is the accent."""
+
+
+_STYLES: dict[MarkKind, _Style] = {
+    "uniform": _Style("one format for all", "square", 9, 1),
+    "measured": _Style("measured", "diamond", 11, 2),
+    "edited": _Style("edited by hand", "triangle-up", 13, 3),
+    "current": _Style("this recipe", "circle", 14, -1),
+}
+
+
+def draw_pareto_front(data: Front, palette: Palette) -> go.Figure:
+    """Size across, predicted KL up on a log axis; marks with standard errors carry 95 % intervals."""
+    title = "Predicted KL at each size"
+    if not data.sizes and not data.marks:
+        return empty_figure(
+            palette, title, "Score the layers first; the front is computed from their scores."
+        )
+    kinds = [kind for kind in _STYLES if any(item.kind == kind for item in data.marks)]
+    figure = frame(palette, title, 440)
+    add_legend(figure)
+    unit = "bits" if data.size_axis == "bits" else "MB"
+    if data.sizes:
+        figure.add_trace(
+            go.Scatter(
+                x=data.sizes,
+                y=data.kl,
+                name="best mixed recipes",
+                mode="lines",
+                line={"color": palette.categorical[0], "width": 2.5, "shape": "hv"},
+                hovertemplate="<b>%{x:,.3f} "
+                + unit
+                + "</b><br>predicted KL %{y:.3g} nats/token<extra>best</extra>",
+            )
+        )
+    low, _ = positive_range((*data.kl, *(item.kl for item in data.marks)))
+    for kind in kinds:
+        _add_marks(figure, data, kind, low / 2, palette)
+    figure.update_xaxes(**axis(palette, AXES[data.size_axis], tickformat=",~g"))
+    span = positive_range((*data.kl, *(interval(item.kl, item.stderr)[1] for item in data.marks), low))
+    figure.update_yaxes(**log_axis(palette, "KL to the original (nats/token)", *span))
+    figure.update_layout(hovermode="closest")
+    return figure
+
+
+def _add_marks(figure: go.Figure, data: Front, kind: MarkKind, floor: float, palette: Palette) -> None:
+    style = _STYLES[kind]
+    colour = palette.accent if style.colour < 0 else palette.categorical[style.colour]
+    chosen = [
+        (item, size) for item, size in zip(data.marks, data.mark_sizes, strict=True) if item.kind == kind
+    ]
+    ends = [interval(item.kl, item.stderr) for item, _ in chosen]
+    labelled = kind == "uniform"
+    figure.add_trace(
+        go.Scatter(
+            x=[size for _, size in chosen],
+            y=[item.kl for item, _ in chosen],
+            name=style.name,
+            mode="markers+text" if labelled else "markers",
+            text=[item.label.partition("/")[0].partition("_")[0] if labelled else "" for item, _ in chosen],
+            textposition=_label_places([size for _, size in chosen]),
+            textfont={"size": 12, "color": palette.muted},
+            cliponaxis=False,
+            marker={
+                "symbol": style.symbol, "size": style.size, "color": colour,
+                "line": {"width": 2, "color": palette.background},
+            },
+            error_y=error_bars(
+                [item.kl for item, _ in chosen], [e[0] for e in ends], [e[1] for e in ends], floor, colour
+            ),
+            customdata=[[_mark_text(item, end)] for (item, _), end in zip(chosen, ends, strict=True)],
+            hovertemplate="%{customdata[0]}<extra></extra>",
+        )
+    )  # fmt: skip
+
+
+def _label_places(sizes: Sequence[float]) -> list[str]:
+    """Labels right above their marks, but left below where the next mark to the right is close."""
+    close = 0.1 * (max(sizes) - min(sizes)) if sizes else 0.0
+    return [
+        "bottom left" if any(0 < other - size < close for other in sizes) else "top right" for size in sizes
+    ]
+
+
+def _mark_text(item: Mark, ends: tuple[float, float]) -> str:
+    return hover(
+        item.label,
+        f"{item.average_bits:,.3f} bits a weight, {item.total_bytes / MEGABYTE:,.2f} MB",
+        f"{'measured' if item.kind == 'measured' else 'predicted'} KL {number(item.kl)} nats/token",
+        f"95 %: {number(ends[0])} to {number(ends[1])}" if ends[1] > ends[0] else "",
+    )

@@ -1,0 +1,94 @@
+"""A hand-made model and its results: small, round numbers, no engine needed."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from quant_core.schema import Histogram, LayerView, ModelInfo, ModelRef, ScoreTable, Unit
+
+ROLES = {
+    "q_proj": 256,
+    "k_proj": 64,
+    "v_proj": 64,
+    "o_proj": 256,
+    "gate_proj": 512,
+    "up_proj": 512,
+    "down_proj": 512,
+}
+FORMATS = ("int2/g64/asym", "int3/g64/asym", "int4/g64/asym", "int8/g64/asym", "nf4/g64", "fp8_e4m3/channel")
+BITS = (2.28125, 3.296875, 4.3125, 8.375, 4.25, 8.0625)
+KL = (0.03, 0.004, 0.0008, 0.000003, 0.0006, 0.00002)
+
+
+def model(blocks: int = 8, embedding: bool = True) -> ModelInfo:
+    """A Llama-like model: seven roles a block, and an embedding whose storage the head shares."""
+    units = [
+        Unit(
+            name=f"model.layers.{block}.{'self_attn' if len(role) == 6 else 'mlp'}.{role}.weight",
+            block=block, role=role, kind="linear", rows=rows, columns=256, bits=16, decided=True,
+        )
+        for block in range(blocks)
+        for role, rows in ROLES.items()
+    ]  # fmt: skip
+    if embedding:
+        units.insert(
+            0,
+            Unit("model.embed_tokens.weight", -1, "embed_tokens", "embedding", 8192, 256, 16, False,
+                 tied=("lm_head.weight",)),
+        )  # fmt: skip
+    return ModelInfo(
+        ref=ModelRef("bundled"), title="A made model", fingerprint="f" * 24, architecture="LlamaForCausalLM",
+        parameters=sum(unit.parameters for unit in units) + 1000, other_bits=16_000, units=tuple(units),
+        blocks=blocks, hidden_size=256, vocabulary=8192, context_length=1024, kv_values=1024, dtype="bfloat16",
+        compute_dtype="float32", device="cpu", chat=False,
+    )  # fmt: skip
+
+
+def table(info: ModelInfo, measured: bool = False, seed: int = 0) -> ScoreTable:
+    """Plausible scores of every decided unit, the same for the same seed."""
+    dice = random.Random(seed)
+    units = [unit for unit in info.units if unit.decided]
+    weights = [math.exp(dice.gauss(0, 0.9)) for _ in units]
+    fisher = tuple(tuple(kl * weight for kl in KL) for weight in weights)
+    noise = tuple(tuple(value * math.exp(dice.gauss(0, 0.1)) for value in row) for row in fisher)
+    errors = tuple(tuple(value * 0.08 for value in row) for row in fisher)
+    return ScoreTable(
+        fingerprint=info.fingerprint,
+        units=tuple(unit.name for unit in units),
+        formats=FORMATS,
+        storage_bits=tuple(tuple(int(unit.parameters * bits) for bits in BITS) for unit in units),
+        padded=tuple((0,) * len(FORMATS) for _ in units),
+        tokens=8192,
+        sequences=32,
+        text_hash="0" * 24,
+        text_label="bundled calibration text",
+        seed=0,
+        seconds=3.5,
+        weight=tuple(tuple(0.05 * math.exp(dice.gauss(0, 0.2)) for _ in KL) for _ in units),
+        output=tuple(tuple(0.04 * math.exp(dice.gauss(0, 0.4)) for _ in KL) for _ in units),
+        fisher=fisher if not measured else (),
+        fisher_stderr=errors if not measured else (),
+        measured=noise if measured else (),
+        measured_stderr=errors if measured else (),
+    )
+
+
+def layer_view(
+    unit: str = "model.layers.0.self_attn.q_proj.weight", form: str = "int4/g64/asym"
+) -> LayerView:
+    """A normal distribution between -0.16 and 0.16 on a 16-value grid."""
+    bins = 120
+    edges = tuple(-0.16 + 0.32 * index / bins for index in range(bins + 1))
+    shape = [math.exp(-(((low + 0.32 / bins / 2) / 0.04) ** 2) / 2) for low in edges[:-1]]
+    weights = tuple(int(2000 * value) for value in shape)
+    dice = random.Random(1)
+    return LayerView(
+        unit=unit, format=form,
+        weights=Histogram(edges, weights),
+        dequantized=Histogram(edges, tuple(int(count * dice.uniform(0.4, 1.6)) for count in weights)),
+        errors=Histogram(tuple(-0.006 + 0.0001 * i for i in range(121)), tuple(500 + i % 7 for i in range(120))),
+        grid=tuple(-0.1 + 0.2 * step / 15 for step in range(16)), clip_low=-0.1, clip_high=0.1,
+        block_values=64, blocks=1024, outside=0.0, sqnr_db=19.4, kurtosis=0.8, outlier_share=0.0003,
+        absolute_maximum=0.158, standard_deviation=0.04, bits_per_weight=4.3125, padded=0,
+    )  # fmt: skip

@@ -1,0 +1,539 @@
+"""Plots: the numbers exactly, the drawings as far as they can be checked without eyes."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from quant_core import plots
+from quant_core.plots import _common, grid, palette
+from quant_core.schema import (
+    Evaluation,
+    Histogram,
+    ModelInfo,
+    ParetoPoint,
+    ScoreTable,
+    Solution,
+    Unit,
+    replace,
+)
+from tests import made_results
+
+THEME = tomllib.loads((Path(__file__).parents[1] / ".streamlit" / "config.toml").read_text())["theme"]
+
+
+def themed(mode: str) -> plots.Palette:
+    theme = THEME[mode]
+    return plots.Palette(
+        categorical=tuple(theme["chartCategoricalColors"]),
+        sequential=tuple(theme["chartSequentialColors"]),
+        diverging=tuple(theme["chartDivergingColors"]),
+        text=theme["textColor"],
+        grid=theme["borderColor"],
+        background=theme["backgroundColor"],
+        accent=theme["primaryColor"],
+    )
+
+
+LIGHT, DARK = themed("light"), themed("dark")
+
+A, B, C, HEAD = "layers.0.a", "layers.0.b", "layers.1.a", "head"
+
+
+@pytest.fixture
+def small() -> ModelInfo:
+    """Two blocks, the second without role b, and a head outside the blocks."""
+    units = (
+        Unit(A, 0, "a", "linear", 10, 100, 16, True),
+        Unit(B, 0, "b", "linear", 10, 200, 16, True),
+        Unit(C, 1, "a", "linear", 10, 100, 16, True),
+        Unit(HEAD, -1, "head", "head", 40, 100, 16, False),
+    )
+    return replace(made_results.model(), units=units, other_bits=800, blocks=2, kv_values=10)
+
+
+@pytest.fixture
+def table(small: ModelInfo) -> ScoreTable:
+    """int2 and int4 of all four units; the head's int4 is a measured zero."""
+    return replace(
+        made_results.table(made_results.model()),
+        units=(A, B, C, HEAD),
+        formats=("int2/g64/asym", "int4/g64/asym"),
+        storage_bits=((2000, 4000), (4000, 8000), (2000, 4000), (8000, 16000)),
+        padded=((0, 0),) * 4,
+        fisher=((0.4, 0.04), (0.2, 0.01), (0.1, 0.02), (0.8, 0.0)),
+        fisher_stderr=((0.01, 0.001), (0.01, 0.006), (0.01, 0.001), (0.01, 0.0)),
+        weight=((0.1, 0.01), (0.2, 0.02), (0.3, 0.03), (0.4, 0.04)),
+        output=(),
+        measured=(),
+        measured_stderr=(),
+    )
+
+
+# --- numbers as text and ticks --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"), (1, "1"), (12345.678, "12,346"), (0.00123456, "0.00123"), (0.0001, "0.0001"), (0.000012, "1.2×10⁻⁵"),
+        (0.00001, "10⁻⁵"), (-0.5, "−0.5"), (2.5e9, "2.5×10⁹"), (999.9, "1,000"), (math.inf, "–"), (math.nan, "–"),
+    ],
+)  # fmt: skip
+def test_number(value: float, text: str) -> None:
+    assert plots.number(value) == text
+
+
+def test_compact_fits_into_a_cell() -> None:
+    texts = [_common.compact(value) for value in (0.0, 0.041, 0.00041, 4.1e-6, 5e-7, -2e-5, 1.234)]
+    assert texts == ["0", "0.041", "0.00041", "4.1e−6", "5e−7", "−2e−5", "1.2"]
+
+
+def test_quantity_has_its_unit() -> None:
+    assert plots.quantity(0.0123, "nats/token") == "0.0123 nats/token"
+    assert plots.quantity(0.5, "") == "0.5"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "texts"),
+    [
+        (1e-6, 1e-1, ("10⁻⁶", "10⁻⁵", "0.0001", "0.001", "0.01", "0.1")),
+        (1e-3, 1e-1, ("0.001", "0.003", "0.01", "0.03", "0.1")),
+        (1, 10, ("1", "2", "5", "10")),
+        (0.018, 0.023, ("0.018", "0.02", "0.022")),
+        (7, 7, ("7",)),
+    ],
+)
+def test_log_ticks(low: float, high: float, texts: tuple[str, ...]) -> None:
+    assert _common.log_ticks(low, high)[1] == texts
+
+
+@given(st.floats(-12, 6), st.floats(0.02, 14))
+def test_log_ticks_are_few_rising_and_inside(exponent: float, width: float) -> None:
+    low, high = 10.0**exponent, 10.0 ** (exponent + width)
+    values, texts = _common.log_ticks(low, high)
+    assert 2 <= len(values) <= 11
+    assert list(values) == sorted(set(values))
+    assert len(set(texts)) == len(texts)
+    assert all(low * 0.998 <= value <= high * 1.002 for value in values)
+
+
+def test_interval_of_a_kl_never_goes_below_zero() -> None:
+    assert _common.interval(1.0, 0.1) == pytest.approx((0.804, 1.196))
+    assert _common.interval(0.1, 0.1) == pytest.approx((0.0, 0.296))
+
+
+# --- colours --------------------------------------------------------------------------------------------------
+
+
+def test_contrast_of_known_pairs() -> None:
+    assert palette.contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert palette.contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+    assert palette.readable_on("#ffff00") == "#000000"
+    assert palette.readable_on("#000080") == "#ffffff"
+
+
+def test_blend_and_scale() -> None:
+    assert palette.blend("#000000", "#ff0000", 0.5) == "#800000"
+    assert palette.at(("#000000", "#0000ff", "#ffffff"), 0.5) == "#0000ff"
+    assert palette.at(("#000000", "#ffffff"), 2.0) == "#ffffff"
+    assert LIGHT.ramp(2) == (LIGHT.sequential[0].lower(), LIGHT.sequential[-1].lower())
+    assert len(set(LIGHT.ramp(7))) == 7
+    assert len(LIGHT.ramp(1)) == 1
+
+
+@pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+def test_text_is_readable(colours: plots.Palette) -> None:
+    assert palette.contrast(colours.text, colours.background) >= 7
+    assert palette.contrast(colours.muted, colours.background) >= 4.5
+    assert all(palette.contrast(colour, colours.background) >= 3 for colour in colours.categorical)
+    for step in range(101):
+        fill = palette.at(colours.sequential, step / 100)
+        assert palette.contrast(palette.readable_on(fill), fill) >= 4.5
+
+
+def test_palette_refuses_what_it_cannot_draw() -> None:
+    with pytest.raises(ValueError, match="9 colours, not 10"):
+        replace(LIGHT, categorical=LIGHT.categorical[:9])
+    with pytest.raises(ValueError, match="no colour of the form"):
+        replace(LIGHT, text="red")
+    with pytest.raises(ValueError, match="3 or more"):
+        replace(LIGHT, diverging=LIGHT.diverging[:2])
+
+
+# --- heatmaps -------------------------------------------------------------------------------------------------
+
+
+def test_block_grid_gives_outside_units_rows_of_their_own(small: ModelInfo) -> None:
+    cells = plots.block_grid(small.units)
+    assert cells.rows == ("head", "a", "b")
+    assert cells.columns == (grid.OUTSIDE, "0", "1")
+    assert cells.units == ((HEAD, "", ""), ("", A, C), ("", B, ""))
+    assert cells.places()[C] == (1, 2)
+
+
+def test_block_grid_keeps_units_that_share_a_role(small: ModelInfo) -> None:
+    twin = replace(small.units[0], name="layers.0.cross.a")
+    cells = plots.block_grid((*small.units[:3], twin))
+    assert cells.rows == ("a", "b", "a #2")
+    assert len(cells.places()) == 4
+
+
+def test_score_map(small: ModelInfo, table: ScoreTable) -> None:
+    data = plots.score_map(small, table, "int4/g64/asym")
+    assert data.values == ((0.0, None, None), (None, 0.04, 0.02), (None, 0.01, None))
+    assert data.stderr[1] == (None, 0.001, 0.001)
+    assert (data.low, data.high) == (0.01, 0.04)
+    common = plots.score_map(small, table, "int4/g64/asym", common_scale=True)
+    assert (common.low, common.high) == (0.01, 0.8)
+
+
+def test_format_map(small: ModelInfo, table: ScoreTable) -> None:
+    data = plots.format_map(small, table)
+    assert data.grid.rows == ("0 · a", "0 · b", "1 · a", "head")
+    assert data.grid.columns == ("int2", "int4")
+    assert data.values[1] == (0.2, 0.01)
+    assert data.formats[0] == table.formats
+
+
+def test_short_formats_only_where_families_tell_them_apart() -> None:
+    assert plots.short_formats(("int4/g64/asym", "nf4/g64")) == ("int4", "nf4")
+    assert plots.short_formats(("int4/g64/asym", "int4/g32/asym")) == ("int4/g64/asym", "int4/g32/asym")
+
+
+def test_overlay_covers_every_unit_once_and_outlines_the_selected(
+    small: ModelInfo, table: ScoreTable
+) -> None:
+    figure = plots.draw_score_map(plots.score_map(small, table, "int4/g64/asym"), LIGHT, selected=C)
+    overlay = next(trace for trace in figure.data if trace.customdata is not None)
+    assert sorted(row[0] for row in overlay.customdata) == sorted((A, B, C, HEAD))
+    assert {row[1] for row in overlay.customdata} == {"int4/g64/asym"}
+    assert overlay.marker.opacity == 0
+    assert [(shape.x0, shape.y0) for shape in figure.layout.shapes] == [(1.5, 0.5)] * 2
+    assert figure.layout.clickmode == "event+select"
+    assert figure.layout.hoverdistance == -1
+    assert figure.layout.xaxis.fixedrange
+
+
+def test_many_cells_are_drawn_by_webgl_and_without_text() -> None:
+    info = made_results.model(blocks=150, embedding=False)
+    figure = plots.draw_score_map(plots.score_map(info, made_results.table(info), "int3/g64/asym"), LIGHT)
+    assert [trace.type for trace in figure.data] == ["heatmap", "scattergl", "heatmap"]
+    assert len(figure.layout.xaxis.tickvals) <= 15
+
+
+def test_clicks_are_read_and_foreign_data_is_ignored() -> None:
+    def point(data: object) -> dict[str, Any]:
+        return {"selection": {"points": [{"customdata": data}]}}
+
+    assert plots.clicked(point(["u", "f"])) == ("u", "f")
+    assert plots.clicked(point({"0": "u"})) == ("u",)
+    assert plots.clicked(point("u")) == ("u",)
+    assert plots.clicked(point(None)) == ()
+    assert plots.clicked(point(3)) == ()
+    assert plots.clicked({"selection": {"points": []}}) == ()
+    assert plots.clicked(None) == ()
+    box = {"selection": {"points": [{"customdata": ["u"]}, {"customdata": ["v"]}, {"customdata": ["u"]}, {}]}}
+    assert plots.all_clicked(box) == ("u", "v")
+
+
+# --- ranking, profile, agreement ------------------------------------------------------------------------------
+
+
+def test_ranking_tells_ties_by_overlapping_intervals(small: ModelInfo, table: ScoreTable) -> None:
+    data = plots.ranking(small, table, "int4/g64/asym", top=3)
+    assert data.units == (A, C, B)
+    assert data.total == 4
+    assert data.lows == pytest.approx((0.03804, 0.01804, 0.0))
+    assert data.highs == pytest.approx((0.04196, 0.02196, 0.02176))
+    assert data.tied == (False, True, True)
+
+
+def test_ranking_without_standard_errors_has_no_ties(small: ModelInfo, table: ScoreTable) -> None:
+    data = plots.ranking(small, table, "int4/g64/asym", "weight")
+    assert data.units == (HEAD, C, B, A)
+    assert not any(data.tied)
+
+
+def test_ranking_looks_beyond_the_last_one_shown_for_its_tie(small: ModelInfo, table: ScoreTable) -> None:
+    assert plots.ranking(small, table, "int4/g64/asym", top=2).tied == (False, True)
+
+
+def test_format_profile_is_sorted_by_bits(small: ModelInfo, table: ScoreTable) -> None:
+    data = plots.format_profile(small, table, B)
+    assert data.formats == ("int2/g64/asym", "int4/g64/asym")
+    assert data.bits == (2.0, 4.0)
+    assert data.values == (0.2, 0.01)
+    assert plots.format_profile(small, table, "nobody").formats == ()
+
+
+def test_agreement_is_scipys_spearman_and_leaves_out_what_a_log_axis_cannot_show(
+    small: ModelInfo, table: ScoreTable
+) -> None:
+    data = plots.score_agreement(small, table, table, "int4/g64/asym", "weight", "fisher")
+    assert data.rank == pytest.approx(spearmanr((0.01, 0.02, 0.03, 0.04), (0.04, 0.01, 0.02, 0.0)).statistic)
+    assert data.units == (A, B, C)
+    assert data.left_out == 1
+    assert "over 4 layers. 1 of them" in plots.rank_text(data)
+
+
+def test_rank_correlation_by_hand() -> None:
+    assert plots.rank_correlation([1, 2, 3], [10, 20, 15]) == pytest.approx(0.5)
+    assert plots.rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert plots.rank_correlation([1, 2], [1, 2]) is None
+    assert plots.rank_correlation([1, 1, 1], [1, 2, 3]) is None
+
+
+# --- weights --------------------------------------------------------------------------------------------------
+
+
+def test_weight_histogram_by_hand() -> None:
+    view = replace(
+        made_results.layer_view(),
+        weights=Histogram((-2.0, -1.0, 0.0, 2.0), (1, 5, 2)),
+        dequantized=Histogram((-2.0, -1.0, 0.0, 2.0), (0, 6, 2)),
+        grid=(-3.0, -1.0, 0.0, 1.0),
+        clip_low=-3.0,
+        clip_high=1.0,
+    )
+    data = plots.weight_histogram(view)
+    assert data.weights.centres == (-1.5, -0.5, 1.0)
+    assert data.weights.widths == (1.0, 1.0, 2.0)
+    assert data.grid == (-1.0, 0.0, 1.0)
+    assert data.clips
+    assert not plots.weight_histogram(replace(view, clip_high=2.0)).clips
+    assert not plots.weight_histogram(replace(view, grid=())).clips
+
+
+def test_a_malformed_histogram_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 edges do not bound 3 counts"):
+        plots.draw_error_histogram(Histogram((0.0, 1.0, 2.0), (1, 1, 1)), LIGHT)
+
+
+def test_grid_stays_on_its_own_axis_with_log_counts() -> None:
+    figure = plots.draw_weight_histogram(plots.weight_histogram(made_results.layer_view()), LIGHT, log=True)
+    assert figure.layout.yaxis.type == "log"
+    assert figure.layout.yaxis2.range == (0, 1)
+    assert figure.layout.yaxis2.type is None
+
+
+def test_zoom_shows_the_grid_and_a_little_around_it() -> None:
+    data = plots.weight_histogram(made_results.layer_view())
+    assert plots.draw_weight_histogram(data, LIGHT, zoom=True).layout.xaxis.range == pytest.approx(
+        (-0.15, 0.15)
+    )
+    assert plots.draw_weight_histogram(data, LIGHT).layout.xaxis.range == pytest.approx((-0.1664, 0.1664))
+
+
+def test_spikes_on_the_grid_are_cut_and_said() -> None:
+    view = made_results.layer_view()
+    counts = (*view.dequantized.counts[:-1], 50_000)
+    data = plots.weight_histogram(replace(view, dequantized=Histogram(view.weights.edges, counts)))
+    layout = plots.draw_weight_histogram(data, LIGHT).layout
+    assert layout.yaxis.range == (0, 2.5 * max(view.weights.counts))
+    assert layout.title.subtitle.text == "up to 50,000 quantized weights a bin, cut off here"
+    assert plots.draw_weight_histogram(data, LIGHT, log=True).layout.title.subtitle.text is None
+    assert plots.draw_weight_histogram(data, LIGHT, dequantized=False).layout.title.subtitle.text is None
+
+
+def test_dequantized_weights_can_be_hidden() -> None:
+    data = plots.weight_histogram(made_results.layer_view())
+    names = [trace.name for trace in plots.draw_weight_histogram(data, LIGHT, dequantized=False).data]
+    assert "original" in names
+    assert "int4/g64/asym" not in names
+
+
+# --- front, bands, sizes, measured ----------------------------------------------------------------------------
+
+
+SOLUTION = Solution({A: "int4/g64/asym"}, 4.5, 3_000_000.0, 0.02, 0.001)
+EVALUATION = Evaluation(
+    0.025, 0.002, 0.01, 0.2, 30.0, 1.0, 29.0, 1.0, 0.93, 4000, 16, "h", "evaluation text", 3.0
+)
+
+
+def test_pareto_front_is_sorted_and_leaves_out_the_original() -> None:
+    points = (ParetoPoint(16.0, 8e6, 0.0), ParetoPoint(4.0, 2e6, 0.1), ParetoPoint(2.0, 1e6, 1.0))
+    marks = (
+        plots.mark("measured", "mine", SOLUTION, EVALUATION),
+        plots.Mark("uniform", "original", 16, 8e6, 0.0),
+    )
+    data = plots.pareto_front(points, marks, "bytes")
+    assert data.sizes == (1.0, 2.0)
+    assert data.kl == (1.0, 0.1)
+    assert data.mark_sizes == (3.0,)
+    assert (data.marks[0].kl, data.marks[0].stderr) == (0.025, 0.002)
+    assert plots.mark("current", "mine", SOLUTION).kl == 0.02
+
+
+def test_labels_of_close_marks_part() -> None:
+    marks = [plots.Mark("uniform", f"int{bits}", bits, bits * 1e6, 1 / bits) for bits in (2.3, 4.3, 4.5, 8.4)]
+    trace = plots.draw_pareto_front(plots.pareto_front([], marks), LIGHT).data[-1]
+    assert trace.textposition == ("top right", "bottom left", "top right", "top right")
+
+
+def test_recipe_bands_order_formats_by_stored_bits(small: ModelInfo, table: ScoreTable) -> None:
+    chosen = {A: "int4/g64/asym", B: "int2/g64/asym", C: "original"}
+    data = plots.recipe_bands(small, chosen, plots.stored_bits(small, table, chosen), pins={A})
+    assert data.formats == ("int2/g64/asym", "int4/g64/asym", "original")
+    assert data.bits == (2.0, 4.0, 16.0)
+    assert data.assigned == (("int4/g64/asym", "original"), ("int2/g64/asym", ""))
+
+
+def test_stored_bits(small: ModelInfo, table: ScoreTable) -> None:
+    chosen = {A: "int4/g64/asym", B: "int3/unheard/of"}
+    assert plots.stored_bits(small, table, chosen) == {A: 4000, B: 32_000, C: 16_000, HEAD: 64_000}
+
+
+def test_sizes_add_up_to_the_file(small: ModelInfo, table: ScoreTable) -> None:
+    bits = plots.stored_bits(small, table, {A: "int4/g64/asym"})
+    by_role = plots.size_by(small, "role", bits)
+    assert by_role.labels == ("head", "a", "b", "norms and other")
+    assert by_role.series["original"] == pytest.approx((0.008, 0.004, 0.004, 0.0001))
+    assert by_role.series["recipe"] == pytest.approx((0.008, 0.0025, 0.004, 0.0001))
+    assert sum(by_role.series["original"]) * 8e6 == pytest.approx(small.original_bits)
+    by_format = plots.size_by_format(small, {A: "int4/g64/asym"}, bits)
+    assert by_format.labels == ("original", "int4/g64/asym", "norms and other")
+    assert sum(by_format.series["recipe"]) == pytest.approx(sum(by_role.series["recipe"]))
+
+
+def test_experts_of_a_block_count_under_one_role(small: ModelInfo) -> None:
+    experts = tuple(
+        replace(small.units[0], name=f"e[{index}]", role=f"w1[{index}]", kind="expert") for index in (0, 1)
+    )
+    assert plots.size_by(replace(small, units=experts, other_bits=0)).labels == ("w1",)
+
+
+def test_memory_counts_weights_and_cache(small: ModelInfo) -> None:
+    data = plots.memory(small, {"4 bits": 4.0, "original": 16.0}, context=1000, cache_bits=8)
+    assert data.series["weights"] == pytest.approx(((4 * 4000 + 64_800) / 8e6, (16 * 8000 + 800) / 8e6))
+    assert data.series["KV cache (8-bit)"] == pytest.approx((0.01, 0.01))
+    everything = plots.memory(small, {"4 bits": 4.0}, 0, embeddings=True)
+    assert everything.series["weights"] == pytest.approx(((4 * 8000 + 800) / 8e6,))
+
+
+def test_kl_comparison() -> None:
+    data = plots.kl_comparison([("mine", SOLUTION, EVALUATION)])
+    assert list(data.ratio) == pytest.approx([0.8])
+    assert data.measured_ends[0] == pytest.approx((0.02108, 0.02892))
+    assert plots.kl_comparison([("same", SOLUTION, replace(EVALUATION, kl_mean=0.0))]).ratio == (None,)
+
+
+# --- every drawing --------------------------------------------------------------------------------------------
+
+
+INFO = made_results.model()
+TABLE = made_results.table(INFO)
+FORM = "int3/g64/asym"
+NONE = replace(TABLE, units=(), fisher=(), fisher_stderr=(), weight=(), output=(), storage_bits=(), padded=())
+NO_BINS = Histogram((), ())
+RECIPE = dict.fromkeys(TABLE.units, FORM)
+BITS = plots.stored_bits(INFO, TABLE, RECIPE)
+VIEW = made_results.layer_view()
+
+Draw = Callable[[plots.Palette], Any]
+FULL: dict[str, Draw] = {
+    "map": lambda p: plots.draw_score_map(plots.score_map(INFO, TABLE, FORM), p, TABLE.units[0]),
+    "formats": lambda p: plots.draw_score_map(plots.format_map(INFO, TABLE), p),
+    "ranking": lambda p: plots.draw_ranking(plots.ranking(INFO, TABLE, FORM), p, TABLE.units[0]),
+    "profile": lambda p: plots.draw_format_profile(plots.format_profile(INFO, TABLE, TABLE.units[0]), p),
+    "agreement": lambda p: plots.draw_score_agreement(
+        plots.score_agreement(INFO, TABLE, TABLE, FORM, "weight", "fisher"), p
+    ),
+    "weights": lambda p: plots.draw_weight_histogram(plots.weight_histogram(VIEW), p),
+    "errors": lambda p: plots.draw_error_histogram(VIEW.errors, p),
+    "front": lambda p: plots.draw_pareto_front(
+        plots.pareto_front(
+            [ParetoPoint(2.0, 1e6, 1.0), ParetoPoint(4.0, 2e6, 0.1)],
+            [plots.mark("current", "this", SOLUTION)],
+        ),
+        p,
+    ),
+    "bands": lambda p: plots.draw_recipe_bands(
+        plots.recipe_bands(INFO, RECIPE, BITS, pins=[TABLE.units[0]]), p
+    ),
+    "sizes": lambda p: plots.draw_size_bars(plots.size_by(INFO, "kind", BITS), p),
+    "memory": lambda p: plots.draw_size_bars(plots.memory(INFO, {"int4": 4.3}, 1024), p, stacked=True),
+    "measured": lambda p: plots.draw_kl_comparison(plots.kl_comparison([("this", SOLUTION, EVALUATION)]), p),
+}
+EMPTY: dict[str, Draw] = {
+    "map": lambda p: plots.draw_score_map(plots.score_map(INFO, TABLE, "int5/g64/asym"), p),
+    "map of nothing": lambda p: plots.draw_score_map(plots.score_map(INFO, NONE, FORM), p),
+    "formats": lambda p: plots.draw_score_map(plots.format_map(INFO, NONE), p),
+    "ranking": lambda p: plots.draw_ranking(plots.ranking(INFO, TABLE, FORM, "measured"), p),
+    "profile": lambda p: plots.draw_format_profile(plots.format_profile(INFO, TABLE, "nobody"), p),
+    "agreement": lambda p: plots.draw_score_agreement(
+        plots.score_agreement(INFO, TABLE, TABLE, FORM, "measured", "fisher"), p
+    ),
+    "weights": lambda p: plots.draw_weight_histogram(
+        plots.weight_histogram(replace(VIEW, weights=NO_BINS, dequantized=NO_BINS, grid=())), p
+    ),
+    "errors": lambda p: plots.draw_error_histogram(NO_BINS, p),
+    "front": lambda p: plots.draw_pareto_front(plots.pareto_front([], []), p),
+    "bands": lambda p: plots.draw_recipe_bands(plots.recipe_bands(INFO, {}, {}), p),
+    "sizes": lambda p: plots.draw_size_bars(plots.size_by(replace(INFO, units=(), other_bits=0)), p),
+    "memory": lambda p: plots.draw_size_bars(plots.memory(INFO, {}, 1024), p, stacked=True),
+    "measured": lambda p: plots.draw_kl_comparison(plots.kl_comparison([]), p),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+def test_figures_serialise_in_house_style(name: str, colours: plots.Palette) -> None:
+    figure = FULL[name](colours)
+    data = json.loads(figure.to_json())
+    assert data["data"]
+    assert data["layout"]["paper_bgcolor"] == "rgba(0,0,0,0)"
+    assert data["layout"]["title"]["text"]
+    assert len(data["layout"]["title"]["text"]) <= 40, "a longer title is cut off on a phone"
+    assert all(size >= 12 for size in _sizes(data["layout"]))
+    assert all(
+        trace.get("name") for trace in data["data"] if trace.get("showlegend", True) and "legend" in name
+    )
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_value_axes_are_named_with_their_unit(name: str) -> None:
+    layout = FULL[name](LIGHT).layout
+    titles = {layout.xaxis.title.text, layout.yaxis.title.text} - {None, ""}
+    assert titles, "one axis at least says what it shows"
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_empty_data_gives_a_titled_figure_with_a_sentence(name: str) -> None:
+    figure = EMPTY[name](LIGHT)
+    assert not figure.data
+    assert figure.layout.title.text
+    assert figure.layout.annotations[0].text.endswith(".")
+    figure.to_json()
+
+
+def test_drawing_twice_gives_the_same_figure() -> None:
+    assert all(draw(LIGHT).to_json() == draw(LIGHT).to_json() for draw in FULL.values())
+
+
+def test_measured_noise_below_zero_is_drawn_at_the_lowest_colour(small: ModelInfo, table: ScoreTable) -> None:
+    noisy = replace(table, fisher=((0.4, -0.001), (0.2, 0.01), (0.1, 0.02), (0.8, 0.0)))
+    figure = plots.draw_score_map(plots.score_map(small, noisy, "int4/g64/asym"), LIGHT)
+    assert min(value for row in figure.data[0].z for value in row if value is not None) == pytest.approx(-2)
+    hovers = next(trace.text for trace in figure.data if trace.customdata is not None)
+    assert any("−0.001 nats/token" in text for text in hovers)
+    plots.draw_ranking(plots.ranking(small, noisy, "int4/g64/asym"), LIGHT).to_json()
+    plots.draw_format_profile(plots.format_profile(small, noisy, A), LIGHT).to_json()
+
+
+def _sizes(layout: object) -> list[float]:
+    """Every font size in a layout."""
+    if isinstance(layout, dict):
+        own = [layout["size"]] if isinstance(layout.get("size"), int | float) and "color" in layout else []
+        return own + [size for value in layout.values() for size in _sizes(value)]
+    return [size for value in layout for size in _sizes(value)] if isinstance(layout, list) else []
