@@ -1,0 +1,95 @@
+"""Fisher map against the naive sweep: how much faster, how well it ranks, how near the sum comes.
+
+Both score every unit of the bundled model in every format on the same calibration tokens, in one run and with the
+same number of threads. The naive sweep quantizes one unit, runs the whole model, and takes the KL divergence.
+
+    make benchmark NAME=fisher ARGS="--tokens 8192"
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from quant_core.models.loading import LoadedModel, load
+from quant_core.schema import CALIBRATION, ModelRef, SensitivityRequest, TokenEvent, replace
+from quant_core.sensitivity.run import run
+
+FORMATS = "int2,int3,int4,int5,int6,int8,int4/sym,nf4,fp8"
+
+
+class Silent:
+    """A job's context outside a worker: keeps the model and prints progress."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.model = loaded
+        self.begun = time.monotonic()
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Print the share done at most every 20 seconds."""
+        if time.monotonic() - self.begun > 20:
+            self.begun = time.monotonic()
+            print(f"  {fraction:6.1%}  {message}", flush=True)
+
+    def check_cancelled(self) -> None:
+        """Nothing cancels a benchmark but the keyboard."""
+
+    def emit(self, event: TokenEvent) -> None:
+        """Nobody watches."""
+
+    def loaded(self, ref: ModelRef, roots: tuple[str, ...], fingerprint: str = "") -> LoadedModel:
+        """The one model."""
+        return self.model
+
+
+def main() -> None:
+    """Run both and print the comparison."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--sequence", type=int, default=256)
+    parser.add_argument("--formats", default=FORMATS)
+    options = parser.parse_args()
+    loaded = load(ModelRef(options.model, dtype=options.dtype, device=options.device))
+    request = SensitivityRequest(
+        model=loaded.info.ref,
+        fingerprint=loaded.info.fingerprint,
+        formats=tuple(options.formats.split(",")),
+        text=CALIBRATION,
+        tokens=options.tokens,
+        sequence=options.sequence,
+    )
+    context = Silent(loaded)
+    run(context, replace(request, tokens=options.sequence * 8, formats=("int4",)))  # warm up
+    fisher = run(context, request)
+    measured = run(context, replace(request, score="measured"))
+    points = len(fisher.units) * len(fisher.formats)
+    print(
+        f"\n{loaded.info.title}, {loaded.info.parameters / 1e6:.1f} M parameters, {len(fisher.units)} units,"
+    )
+    where = f"{torch.get_num_threads()} threads" if loaded.info.device == "cpu" else loaded.info.device
+    print(f"{fisher.tokens:,} tokens in {fisher.sequences} sequences, {loaded.info.compute_dtype}, {where}\n")
+    print("| format | rank correlation | sum of scores, nats | sum of measured KL, nats | ratio |")
+    print("| --- | --- | --- | --- | --- |")
+    for column, name in enumerate(fisher.formats):
+        ours, truth = np.array(fisher.fisher)[:, column], np.array(measured.measured)[:, column]
+        rank = spearmanr(ours, truth).statistic
+        print(
+            f"| {name} | {rank:.3f} | {ours.sum():.5f} | {truth.sum():.5f} | {ours.sum() / truth.sum():.2f} |"
+        )
+    print(f"\nall {points} points together: rank correlation ", end="")
+    print(f"{spearmanr(np.ravel(fisher.fisher), np.ravel(measured.measured)).statistic:.4f}")
+    print(f"Fisher map {fisher.seconds:.1f} s, naive sweep {measured.seconds:.1f} s: ", end="")
+    print(f"{measured.seconds / fisher.seconds:.1f}x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Compare: original and recipe write from the same prompt and seed, side by side, and what was measured."""
+
+import streamlit as st
+
+from ui.compare_page import metrics, recipe_or_hint, settings, texts
+from ui.entry import ensure_entry, link
+from ui.widgets import empty_state, model_header
+
+ensure_entry("compare")
+info = model_header("Compare", "Read what the recipe does to the text: same prompt, same random numbers.")
+recipe = recipe_or_hint(info)
+
+if recipe is None:
+    empty_state("There is no recipe yet, so only the original can write.", "recipe", "Make a recipe")
+
+settings(info, recipe)
+texts(info, recipe)
+
+if recipe is not None:
+    metrics(info, recipe)
+    with st.container(horizontal=True):
+        link("recipe", "Change the recipe")
+        link("export", "Take the recipe with you")

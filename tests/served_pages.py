@@ -1,0 +1,63 @@
+"""Pages on a seeded store without a server: opening one, and putting jobs of any state into the store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from streamlit.testing.v1 import AppTest
+
+from quant_core.schema import Evaluation, Generation, Job, Request, Result
+from quant_core.store import Store
+
+ROOT = Path(__file__).parents[1]
+
+MEASURED = Evaluation(
+    kl_mean=0.0344, kl_stderr=0.0011, kl_median=0.021, kl_p99=0.19, perplexity=44.1, perplexity_stderr=3.1,
+    perplexity_original=43.1, perplexity_original_stderr=3.0, top1_agreement=0.885, tokens=4080, sequences=16,
+    text_hash="e" * 24, text_label="bundled evaluation text", seconds=14.0,
+)  # fmt: skip
+WRITTEN = Generation((" had", " a", " house"), (" had", " no", " home"), 1, 0, 2.0)
+
+
+def open_page(stem: str, **query: str) -> AppTest:
+    """A page after a link with this query string."""
+    app = AppTest.from_file(ROOT / "app.py", default_timeout=30)
+    app.query_params.update(query)
+    app.run()
+    if stem != "model":
+        app.query_params.update(query)
+        app.switch_page(f"pages/{stem}.py").run()
+    assert not app.exception, app.exception[0].message
+    return app
+
+
+def keep(home: Path, request: Request, result: Result) -> None:
+    """Store an answer as if it had been computed."""
+    store = Store(home)
+    store.results.put(request, result)
+    store.close()
+
+
+def job(home: Path, request: Request, state: str, message: str = "", hint: str = "") -> Job:
+    """A job in the store in any state; an active one counts as served by this very process."""
+    store = Store(home)
+    store.place.assign(os.getpid(), ready=True)
+    added = store.jobs.add(request)
+    store.jobs.take(added.id)
+    store.jobs.begin(added.id)
+    if state == "failed":
+        store.jobs.fail(added.id, message, hint)
+    elif state == "cancelled":
+        store.jobs.cancelled(added.id)
+    else:
+        store.jobs.report(added.id, 0.42, message)
+    found = store.jobs.get(added.id)
+    store.close()
+    return found
+
+
+def texts(app: AppTest) -> str:
+    """Everything that a reader could read, in one string."""
+    parts = [*app.title, *app.markdown, *app.caption, *app.error, *app.warning, *app.info, *app.subheader]
+    return "\n".join(str(part.value) for part in parts)

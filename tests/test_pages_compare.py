@@ -1,0 +1,169 @@
+"""The compare and export pages on a seeded store: texts, divergence, metrics, files, commands, and bad links."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import streamlit as st
+
+from quant_core.cli.arguments import parser
+from quant_core.plots.palette import Palette
+from quant_core.schema import Budget, GenerateRequest, ModelInfo, ScoreTable, TokenEvent, replace
+from quant_core.workspace import Workspace, browser_roots
+from tests import made_results
+from tests.seeded import seed
+from tests.served_pages import MEASURED, WRITTEN, job, keep, open_page, texts
+from ui import recipe_draft
+from ui.compare_page import EXAMPLES, metrics_frame
+from ui.compare_text import Sides, from_events, text_html
+from ui.export_page import evaluate_command, file_name, generate_command, recipe_command
+
+PALETTE = Palette(
+    ("#112233",) * 10, ("#000000", "#ffffff"), ("#000000", "#888888", "#ffffff"), *["#445566"] * 4
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("QUANTLENS_HOME", str(tmp_path))
+    st.cache_resource.clear()
+    return tmp_path
+
+
+@pytest.fixture
+def info(home: Path) -> ModelInfo:
+    return seed(home)
+
+
+@pytest.fixture
+def workspace(home: Path, info: ModelInfo) -> Workspace:
+    return Workspace(home, roots=browser_roots())
+
+
+@pytest.fixture
+def table(info: ModelInfo) -> ScoreTable:
+    return made_results.table(info)
+
+
+@pytest.fixture
+def request_now(workspace: Workspace, info: ModelInfo, table: ScoreTable) -> GenerateRequest:
+    """What the compare page asks for when nothing was changed."""
+    assignment = workspace.solve(info, table, Budget("bits", 4.5)).assignment
+    changed = {unit: name for unit, name in assignment.items() if name != "original"}
+    return GenerateRequest(info.ref, info.fingerprint, EXAMPLES[0], changed)
+
+
+def test_without_scores_the_original_can_write_and_a_recipe_is_offered(home: Path) -> None:
+    seed(home, tables=False)
+    app = open_page("compare")
+    assert "There is no recipe yet" in texts(app)
+    assert any(button.label == "Write" for button in app.button)
+
+
+def test_a_stored_comparison_comes_back_by_its_link(home: Path, request_now: GenerateRequest) -> None:
+    keep(home, replace(request_now, seed=7), replace(WRITTEN, seed=7))
+    app = open_page("compare", seed="7")
+    pages = [element.proto.body for element in app.get("html")]
+    assert any("first" in page and ">no<" in page for page in pages)
+    assert "Seed 7, temperature 0.8" in texts(app)
+
+
+def test_a_running_comparison_streams_and_can_be_stopped(home: Path, request_now: GenerateRequest) -> None:
+    running = job(home, request_now, "running", "token 12 of 60")
+    app = open_page("compare")
+    assert any(button.key == f"stop:{running.id}" for button in app.button)
+    assert "token 12 of 60" in texts(app)
+
+
+def test_a_failed_comparison_says_why(home: Path, request_now: GenerateRequest) -> None:
+    job(home, request_now, "failed", "The prompt is too long.", "Shorten it.")
+    app = open_page("compare")
+    assert app.error[0].value == "The prompt is too long.\n\nShorten it."
+
+
+def test_an_example_fills_the_prompt(info: ModelInfo) -> None:
+    app = open_page("compare")
+    app.pills(key="compare:example").set_value(EXAMPLES[2]).run()
+    assert app.text_area(key="widget:prompt").value == EXAMPLES[2]
+
+
+@pytest.mark.parametrize(
+    "query", [{"seed": "x"}, {"temperature": "9"}, {"length": "0"}, {"recipe": "not there"}]
+)
+def test_nonsense_in_a_link_falls_back(info: ModelInfo, query: dict[str, str]) -> None:
+    app = open_page("compare", **query)
+    assert app.warning or app.error
+    assert any(button.label == "Write" for button in app.button)
+
+
+def test_metrics_come_from_the_last_measurement(
+    home: Path, info: ModelInfo, request_now: GenerateRequest
+) -> None:
+    keep(home, recipe_draft.measure_request(info, request_now.assignment or {}), MEASURED)
+    app = open_page("compare")
+    frame = metrics_frame(MEASURED)
+    assert frame.equals(app.dataframe[0].value)
+    assert "shows quality, not speed" in texts(app)
+    assert frame.iloc[0, 1] == "43.100 ± 3.000"
+
+
+def test_divergence_is_the_first_difference() -> None:
+    events = [TokenEvent("recipe", 1, "c"), TokenEvent("original", 0, "a"), TokenEvent("recipe", 0, "a"),
+              TokenEvent("original", 1, "b")]  # fmt: skip
+    assert from_events(events) == Sides(("a", "b"), ("a", "c"))
+    assert from_events(events).divergence == 1
+    assert Sides(("a", "b"), ("a",)).divergence == -1, "a side that lags behind has not diverged"
+    assert Sides().divergence == -1
+
+
+def test_text_is_escaped() -> None:
+    html = text_html("<b>", ("<script>", "x"), 0, PALETTE)
+    assert "<script>" not in html
+    assert "&lt;b&gt;" in html
+    assert "&lt;script&gt;" in html
+
+
+def test_export_leads_to_a_recipe_when_there_is_none(home: Path) -> None:
+    seed(home, tables=False)
+    app = open_page("export")
+    assert "There is no recipe yet." in texts(app)
+    assert not app.get("download_button")
+
+
+def test_export_offers_both_files_and_the_commands(workspace: Workspace, info: ModelInfo) -> None:
+    app = open_page("export")
+    assert [button.proto.label for button in app.get("download_button")] == ["Download JSON", "Download YAML"]
+    assert [code.value.split()[3] for code in app.code] == ["recipe", "evaluate", "generate"]
+    assert app.session_state["url:recipe"]
+
+
+def test_a_recipe_edited_by_hand_is_not_claimed_to_follow_from_a_budget(info: ModelInfo) -> None:
+    app = open_page("recipe")
+    app.multiselect(key="edit:chosen").set_value(["model.layers.3.mlp.gate_proj.weight"]).run()
+    app.segmented_control(key="edit:format").set_value("int8/g64/asym").run()
+    app.switch_page("pages/export.py").run()
+    assert not app.exception
+    assert "formats were chosen by hand" in texts(app)
+    assert [code.value.split()[3] for code in app.code] == ["evaluate", "generate"]
+
+
+def test_the_commands_are_ones_that_the_command_line_takes(
+    workspace: Workspace, info: ModelInfo, table: ScoreTable
+) -> None:
+    pins = {"model.layers.0.mlp.up_proj.weight": "int8/g64/asym"}
+    budget = Budget("bytes", 6e6)
+    solution = workspace.solve(info, table, budget, pins)
+    recipe = workspace.make_recipe(info, table, solution, budget, pins)
+    file = file_name(info, recipe) + ".json"
+    st.cache_resource.clear()
+    where = replace(info, ref=replace(info.ref, source="my models/it's", revision="v1", dtype="float32"))
+    for command in (
+        recipe_command(where, table, recipe, file), evaluate_command(where, file), generate_command(where, file),
+    ):  # fmt: skip
+        arguments = parser().parse_args(shlex.split(command)[3:])
+        assert arguments.model == "my models/it's"
+    assert json.loads(workspace.recipe_text(recipe, "json"))["average_bits"] == recipe.average_bits
+    assert set(file) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-")

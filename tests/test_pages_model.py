@@ -1,0 +1,173 @@
+"""The model page on a seeded store: what is open, memory, opening another, and every way a link can be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import streamlit as st
+
+from quant_core.errors import FormatError
+from quant_core.formats import find
+from quant_core.names import read_name
+from quant_core.schema import ModelInfo, ModelRef, replace
+from quant_core.workspace import Workspace, browser_roots
+from tests.seeded import seed
+from tests.served_pages import job, keep, open_page, texts
+from ui.precisions import SHOWN, bits_per_weight
+from ui.words import count, duration, significant, size
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("QUANTLENS_HOME", str(tmp_path))
+    st.cache_resource.clear()
+    return tmp_path
+
+
+@pytest.fixture
+def info(home: Path) -> ModelInfo:
+    return seed(home)
+
+
+def other(home: Path, info: ModelInfo, source: str, **changes: str) -> ModelInfo:
+    """A second model in the store, by the name of a hub repository."""
+    ref = ModelRef(source)
+    found = replace(info, ref=ref, title=source.rsplit("/", maxsplit=1)[-1], fingerprint="a" * 24, **changes)
+    workspace = Workspace(home, roots=browser_roots())
+    keep(home, workspace.inspect_request(ref), found)
+    workspace.close()
+    return found
+
+
+def test_the_bundled_model_is_open_without_a_click(info: ModelInfo) -> None:
+    app = open_page("model")
+    assert [metric.label for metric in app.metric][:3] == ["Parameters", "Weights on disk", "To be quantized"]
+    assert app.metric[2].value == "56 layers"
+    assert "A made model" in texts(app)
+    assert len(app.get("plotly_chart")) == 2
+    assert len(app.dataframe[0].value) == len(info.units)
+    assert not app.error
+
+
+def test_the_filter_narrows_the_layers(info: ModelInfo) -> None:
+    app = open_page("model")
+    app.text_input(key="layers:filter").input("down_proj").run()
+    assert len(app.dataframe[0].value) == info.blocks
+
+
+def test_memory_follows_the_context(info: ModelInfo) -> None:
+    app = open_page("model", context="100")
+    alt = app.get("plotly_chart")[0].proto.alt
+    app.slider(key="widget:context").set_value(1000).run()
+    assert app.get("plotly_chart")[0].proto.alt != alt
+    assert "1,000 tokens" in app.get("plotly_chart")[0].proto.alt
+    assert app.session_state["url:context"] == 1000
+
+
+def test_a_context_beyond_the_model_is_cut(info: ModelInfo) -> None:
+    app = open_page("model", context="90000")
+    assert app.slider(key="widget:context").value == info.context_length
+
+
+@pytest.mark.parametrize(
+    "query", [{"context": "many"}, {"dtype": "float3"}, {"device": "abacus"}, {"group": "-4"}]
+)
+def test_nonsense_in_a_link_is_ignored_with_a_sentence(info: ModelInfo, query: dict[str, str]) -> None:
+    app = open_page("model", **query)
+    assert "makes no sense here; it was ignored" in app.warning[0].value
+    assert app.metric[0].label == "Parameters"
+
+
+@pytest.mark.parametrize("name", [*SHOWN, "int4/channel/sym", "int3/tensor/asym"])
+def test_bits_before_scoring_are_what_formats_store(name: str) -> None:
+    form = find(name)
+    rows, columns = 256, 512
+    exact = form.storage(rows, columns).total / (rows * columns)
+    assert bits_per_weight(read_name(form.name), columns) == pytest.approx(exact, abs=1e-3)
+
+
+def test_bits_of_an_unknown_family_are_refused() -> None:
+    with pytest.raises(FormatError):
+        bits_per_weight(read_name("mystery"), 64)
+
+
+def test_a_model_opened_before_opens_at_once(home: Path, info: ModelInfo) -> None:
+    other(home, info, "lab/tiny")
+    app = open_page("model", model="lab/tiny")
+    assert "**tiny**" in texts(app)
+    app.segmented_control(key="picker:kind").set_value("recent").run()
+    assert any("A made model" in option for option in app.selectbox(key="picker:recent").options)
+
+
+def test_a_folder_that_is_not_there_keeps_what_is_open(info: ModelInfo) -> None:
+    app = open_page("model")
+    app.segmented_control(key="picker:kind").set_value("folder").run()
+    app.text_input(key="picker:folder").input("no/such/folder").run()
+    assert app.error[0].value.startswith("There is no folder “no/such/folder”.")
+    assert app.metric[0].label == "Parameters"
+    assert app.session_state["url:model"] == "bundled" if "url:model" in app.session_state else True
+
+
+def test_a_model_that_cannot_be_opened_says_why_and_keeps_what_is_open(home: Path, info: ModelInfo) -> None:
+    workspace = Workspace(home, roots=browser_roots())
+    request = workspace.inspect_request(ModelRef("lab/pickled"))
+    job(
+        home,
+        request,
+        "failed",
+        "lab/pickled has only pickle weights.",
+        "Choose a model with safetensors weights.",
+    )
+    app = open_page("model")
+    app.segmented_control(key="picker:kind").set_value("hub").run()
+    app.text_input(key="picker:hub").input("lab/pickled").run()
+    app.button(key="picker:open").click().run()
+    assert (
+        app.error[0].value
+        == "lab/pickled has only pickle weights.\n\nChoose a model with safetensors weights."
+    )
+    assert any(button.label == "Retry" for button in app.button)
+    assert "A made model" in texts(app), "the open model stays open"
+    app.button(key="picker:forget").click().run()
+    assert not app.error
+
+
+def test_a_link_to_a_broken_model_offers_the_bundled_one(home: Path, info: ModelInfo) -> None:
+    workspace = Workspace(home, roots=browser_roots())
+    job(
+        home,
+        workspace.inspect_request(ModelRef("lab/gone")),
+        "failed",
+        "There is no model lab/gone.",
+        "Check it.",
+    )
+    app = open_page("recipe", model="lab/gone")
+    assert app.error[0].value.startswith("There is no model lab/gone.")
+    next(button for button in app.button if button.label == "Open the bundled model").click().run()
+    assert not app.exception
+    assert not app.error
+    assert "A made model" in texts(app)
+
+
+def test_a_running_job_shows_in_the_strip(home: Path, info: ModelInfo) -> None:
+    workspace = Workspace(home, roots=browser_roots())
+    running = job(home, workspace.inspect_request(ModelRef("lab/large")), "running", "Loading the model")
+    app = open_page("model")
+    assert any(button.key == f"cancel:strip:{running.id}" for button in app.button)
+
+
+def test_a_failed_job_can_be_dismissed(home: Path, info: ModelInfo) -> None:
+    workspace = Workspace(home, roots=browser_roots())
+    failed = job(home, workspace.inspect_request(ModelRef("lab/x")), "failed", "It broke.", "Mend it.")
+    app = open_page("model")
+    assert "It broke. Mend it." in texts(app)
+    app.button(key=f"strip:dismiss:{failed.id}").click().run()
+    assert "It broke." not in texts(app)
+
+
+def test_numbers_read_like_numbers() -> None:
+    assert [count(value) for value in (12, 15_234, 18_883_072, 1.5e9)] == ["12", "15.2 k", "18.9 M", "1.5 B"]
+    assert [size(value) for value in (12, 16_660_000, 3.2e9)] == ["12 bytes", "16.66 MB", "3.20 GB"]
+    assert [significant(value) for value in (0, 0.0335, 12.345, 1e-9)] == ["0", "0.0335", "12.3", "1.00e-09"]
+    assert [duration(value) for value in (0.44, 42, 200, 7500)] == ["0.4 s", "42 s", "3 min", "2 h 5 min"]

@@ -1,0 +1,195 @@
+"""The compare page: ask for two continuations, watch them grow, and see what was measured."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from quant_core.errors import QuantError
+from quant_core.schema import Evaluation, GenerateRequest, Job, ModelInfo, Recipe
+from ui import compare_text, state, words
+from ui import recipe_draft as drafts
+from ui.jobs import latest, progress_text, request_result, show_error, show_in_place, submit, workspace
+
+EXAMPLES = (
+    "Once upon a time there was a little fox who",
+    "“What is behind that door?” asked the girl. The old man",
+    "The ship had been at sea for three weeks when",
+    "My dear sister, you will hardly believe what happened",
+)
+PROMPT = state.text_param("prompt", "the prompt", EXAMPLES[0], r"[\s\S]{1,2000}")
+SEED = state.integer_param("seed", "the seed", 0, 0, 2**31 - 1)
+LENGTH = state.integer_param("length", "the length", 60, 1, 1000)
+TEMPERATURE = state.number_param("temperature", "the temperature", 0.8, 0.0, 2.0)
+CHAT = state.choice_param("chat", "the chat template", ("yes", "no"))
+
+_SHOWN = "compare:request"
+
+
+def recipe_or_hint(info: ModelInfo) -> Recipe | None:
+    """The recipe under work; without one, a sentence and the way to get one."""
+    try:
+        return drafts.current_recipe(info)
+    except QuantError as error:
+        show_error(error)
+        return None
+
+
+def settings(info: ModelInfo, recipe: Recipe | None) -> None:
+    """Prompt, examples and sampling settings, and the button that starts both sides."""
+    st.pills(
+        "Examples", EXAMPLES, key="compare:example", format_func=lambda text: f"{text} …",
+        on_change=_take_example, label_visibility="collapsed",
+    )  # fmt: skip
+    st.text_area("Prompt", height=90, max_chars=2000, **PROMPT.widget())
+    length, temperature, seed = st.columns(3, wrap=False)
+    length.number_input(
+        "Tokens", 1, 1000, step=10, **LENGTH.widget(), help="How many tokens each side writes."
+    )
+    temperature.number_input(
+        "Temperature", 0.0, 2.0, step=0.1, **TEMPERATURE.widget(),
+        help="0 always takes the likeliest token; higher is more adventurous.",
+    )  # fmt: skip
+    seed.number_input(
+        "Seed",
+        0,
+        2**31 - 1,
+        **SEED.widget(),
+        help="Same seed, same random numbers on both sides and in every run.",
+    )
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.button("Write", type="primary", key="compare:write", on_click=_write, args=(info, recipe))
+        st.button(
+            "Another seed",
+            key="compare:next",
+            on_click=_next_seed,
+            args=(info, recipe),
+            icon=":material/casino:",
+        )
+        if info.chat:
+            st.segmented_control(
+                "Chat template", **CHAT.choice(["yes", "no"]), required=True,
+                format_func={"yes": "Chat template", "no": "Plain text"}.__getitem__, label_visibility="collapsed",
+                help="Whether the prompt is wrapped as a chat message.",
+            )  # fmt: skip
+
+
+def _take_example() -> None:
+    text = st.session_state.get("compare:example")
+    if text:
+        PROMPT.set(text)
+
+
+def _request(info: ModelInfo, recipe: Recipe | None) -> GenerateRequest:
+    return GenerateRequest(
+        info.ref, info.fingerprint, PROMPT.get(), recipe.assignment() if recipe else None, LENGTH.get(), SEED.get(),
+        TEMPERATURE.get(), chat=info.chat and CHAT.get() == "yes",
+        roots=workspace().inspect_request(info.ref).roots,
+    )  # fmt: skip
+
+
+def _write(info: ModelInfo, recipe: Recipe | None) -> None:
+    if not PROMPT.get().strip():
+        state.note("Give a prompt to go on from.")
+        return
+    request = _request(info, recipe)
+    st.session_state[_SHOWN] = request
+    submit(request)
+
+
+def _next_seed(info: ModelInfo, recipe: Recipe | None) -> None:
+    SEED.set((SEED.get() + 1) % 2**31)
+    _write(info, recipe)
+
+
+def texts(info: ModelInfo, recipe: Recipe | None) -> None:
+    """What was asked for last: growing while it is written, then as it is kept."""
+    now = _request(info, recipe)
+    asked = st.session_state.get(_SHOWN)
+    request = asked if isinstance(asked, GenerateRequest) and asked.fingerprint == info.fingerprint else now
+    title = _title(recipe) if request.assignment is not None else ""
+    if request.assignment != now.assignment:
+        title = "Recipe of before" if request.assignment is not None else ""
+    result = workspace().result(request)
+    if result is not None:
+        compare_text.show(request.prompt, compare_text.from_result(result), title, writing=False)
+        st.caption(_how(request, now))
+        return
+    job = latest(request)
+    if job is None or job.state == "done":
+        st.caption("Press Write: both sides go on from the prompt, token by token.")
+    elif job.active:
+        show_in_place(job.id)
+        _stream(request, job.id, title)
+    elif job.state == "failed":
+        request_result(request)
+    else:
+        events = workspace().events(job.id)
+        compare_text.show(request.prompt, compare_text.from_events(events), title, writing=False)
+        st.caption(f"Stopped after {len(events)} tokens. {_how(request, now)}")
+
+
+@st.fragment(run_every=0.25)
+def _stream(request: GenerateRequest, job_id: str, title: str) -> None:
+    job = workspace().job(job_id)
+    if not job.active:
+        st.rerun()
+    _progress(job)
+    compare_text.show(
+        request.prompt, compare_text.from_events(workspace().events(job_id)), title, writing=True
+    )
+
+
+def _progress(job: Job) -> None:
+    left, right = st.columns([6, 1], vertical_alignment="center")
+    left.caption(progress_text(job))
+    right.button(
+        "Stop", key=f"stop:{job.id}", icon=":material/stop:", on_click=workspace().cancel, args=(job.id,)
+    )
+
+
+def _title(recipe: Recipe | None) -> str:
+    return f"Recipe at {words.bits(recipe.average_bits)}" if recipe else "Recipe"
+
+
+def _how(request: GenerateRequest, now: GenerateRequest) -> str:
+    text = f"Seed {request.seed}, temperature {request.temperature:g}, {request.tokens} tokens at most."
+    return text + (" Press Write for the settings above." if request != now else "")
+
+
+def metrics(info: ModelInfo, recipe: Recipe) -> None:
+    """What was measured of the recipe, number by number; or the button that measures."""
+    st.subheader("Measured on text", anchor=False)
+    found = drafts.measured(info, recipe.assignment()) or recipe.measured
+    if found is None:
+        found = request_result(
+            drafts.measure_request(info, recipe.assignment()), start="Measure it",
+            why="KL divergence, perplexity and agreement with the original, on text apart from the calibration text.",
+        )  # fmt: skip
+    if found is not None:
+        st.dataframe(
+            metrics_frame(found), hide_index=True, width="stretch", alt="Measured quality of the recipe",
+            column_config={"What it means": st.column_config.TextColumn(width="large")},
+        )  # fmt: skip
+        st.caption(
+            f"{found.tokens:,} tokens of {found.text_label} (hash {words.fingerprint(found.text_hash)}), in "
+            f"{words.duration(found.seconds)}."
+        )
+    st.caption(
+        ":material/info: Simulated quantization: weights are rounded to their formats and computed as before. "
+        "This shows quality, not speed; how fast a recipe runs depends on the runtime's kernels."
+    )
+
+
+def metrics_frame(found: Evaluation) -> pd.DataFrame:
+    """The metrics table: original and recipe, with units and what each number means."""
+    rows = [
+        ("Perplexity", f"{found.perplexity_original:.3f} ± {found.perplexity_original_stderr:.3f}",
+         f"{found.perplexity:.3f} ± {found.perplexity_stderr:.3f}", "Tokens it wavers between; less is better"),
+        ("KL, mean (nats/token)", "0", f"{words.significant(found.kl_mean)} ± {words.significant(found.kl_stderr, 2)}",
+         "How far the next-token distribution moved, on average"),
+        ("KL, median (nats/token)", "0", words.significant(found.kl_median), "Half of the tokens moved less"),
+        ("KL, 99th percentile (nats/token)", "0", words.significant(found.kl_p99), "One token in 100 moved more"),
+        ("Same likeliest token", "100 %", words.share(found.top1_agreement), "Where both would write the same"),
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["Metric", "Original", "Recipe (± standard error)", "What it means"])

@@ -1,0 +1,94 @@
+"""The pages, their order, and the one way into each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+from streamlit.navigation.page import Page
+
+from ui import jobs, state, theme
+
+ROOT = Path(__file__).parent.parent
+_ENTERED = "entry:app"
+
+
+@dataclass(frozen=True)
+class PageSpec:
+    """A page: the stem of its file, which is its URL path too, and how the navigation shows it."""
+
+    stem: str
+    title: str
+    icon: str
+    help: str
+
+
+PAGES = (
+    PageSpec("model", "Model", ":material/deployed_code:", "What the model is and what it weighs"),
+    PageSpec("weights", "Weights", ":material/bar_chart:", "One layer's weights on a format's grid"),
+    PageSpec("sensitivity", "Sensitivity", ":material/grid_on:", "What each layer costs in each format"),
+    PageSpec("recipe", "Recipe", ":material/tune:", "A format for every layer under a budget"),
+    PageSpec("compare", "Compare", ":material/compare:", "Original and recipe, side by side"),
+    PageSpec("export", "Export", ":material/download:", "The recipe as a file, and how to reproduce it"),
+)
+
+
+def pages(icons: bool = True) -> list[Page]:
+    """The registry of pages for ``st.navigation``; URL paths equal the files' stems.
+
+    A default page answers at the root and nowhere else, ``/model`` would be unknown. So the default is one that
+    nobody sees: it leads on to the first.
+    """
+    start = st.Page(_start, title="QuantLens", url_path="start", default=True, visibility="hidden")
+    return [start, *(page(spec.stem, icons) for spec in PAGES)]
+
+
+def page(stem: str, icon: bool = True) -> Page:
+    """The page whose file is ``pages/<stem>.py``."""
+    spec = next(spec for spec in PAGES if spec.stem == stem)
+    path = ROOT / "pages" / f"{stem}.py"
+    return st.Page(path, title=spec.title, icon=spec.icon if icon else None, url_path=stem, help=spec.help)
+
+
+def _start() -> None:
+    st.switch_page(page(PAGES[0].stem), query_params=st.query_params.to_dict())
+
+
+def navigate() -> None:
+    """Draw the navigation, run the page it chose, and set the job strip below; ``app.py`` calls this."""
+    st.session_state[_ENTERED] = True
+    chosen = st.navigation(pages(), position="sidebar")
+    dark = "-dark" if theme.mode() == "dark" else ""
+    st.logo(ROOT / "assets" / f"logo{dark}.svg", size="large", icon_image=ROOT / "assets" / "icon.svg")
+    jobs.start_page()
+    try:
+        chosen.run()
+    finally:  # a page that stops early has its strip too
+        jobs.strip()
+
+
+def ensure_entry(stem: str) -> None:
+    """Call first on every page: makes sure that app.py ran, and brings the URL and the user's choices in line.
+
+    The first request to a deep link on a fresh server runs the page's file without app.py, because there is a folder
+    named ``pages`` beside it. Declaring the navigation and running again takes the way through app.py. Without icons:
+    as long as app.py has not named the app's own, the browser would fetch the page's from another machine.
+    """
+    if not st.session_state.get(_ENTERED):
+        st.navigation(pages(icons=False), position="hidden")
+        st.rerun()
+    state.sync(stem)
+
+
+def link(stem: str, label: str = "", **changes: str) -> None:
+    """A link to another page that keeps the user's place; ``changes`` set query parameters."""
+    target = page(stem)
+    st.page_link(
+        target, label=label or None, icon=":material/arrow_forward:", query_params=state.query(**changes)
+    )
+
+
+def go(stem: str, **changes: str) -> None:
+    """Switch to another page and keep the user's place; ``changes`` set query parameters."""
+    st.switch_page(page(stem), query_params=state.query(**changes))

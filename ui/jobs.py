@@ -1,0 +1,283 @@
+"""Work in the background as pages see it: one workspace, a strip that shows every job, and results on
+request.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar, overload
+
+import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from quant_core.errors import QuantError
+from quant_core.schema import (
+    CatalogRequest,
+    EvaluateRequest,
+    Evaluation,
+    GenerateRequest,
+    Generation,
+    InspectRequest,
+    Job,
+    LayerRequest,
+    LayerView,
+    ModelInfo,
+    Request,
+    Result,
+    ScoreTable,
+    SensitivityRequest,
+)
+from quant_core.store.keys import request_key
+from quant_core.workspace import Workspace, browser_roots
+from ui import words
+
+POLL = 0.5
+"""Seconds between two looks at a running job."""
+PATIENCE = 1.2
+"""Seconds that a page waits for short work before it shows progress instead."""
+SHORT = (InspectRequest, LayerRequest, GenerateRequest, CatalogRequest)
+LONG = ("sensitivity", "evaluate")
+"""Kinds of jobs that nobody sits and waits for."""
+
+_FRESH = "jobs:fresh"
+_SHOWN = "jobs:shown"
+_ACTIVE = "jobs:active"
+_DISMISSED = "jobs:dismissed"
+
+R = TypeVar("R")
+
+
+@st.cache_resource(show_spinner=False)
+def workspace() -> Workspace:
+    """The one workspace of this server; local models must lie under the browser's roots."""
+    return Workspace(roots=browser_roots())
+
+
+def submit(request: Request) -> Job | None:
+    """Start the work, or find the same work under way; a refusal is shown as a sentence and gives None."""
+    try:
+        job = workspace().submit(request)
+    except QuantError as error:
+        show_error(error)
+        return None
+    if job.active:
+        st.session_state[_FRESH] = True
+    return job
+
+
+def latest(request: Request) -> Job | None:
+    """The newest job for this very request, whatever its state; a reload finds it again by content."""
+    key = request_key(request)
+    return next((job for job in workspace().jobs(50) if job.key == key), None)
+
+
+@overload
+def request_result(request: InspectRequest, *, start: str = ..., why: str = ...) -> ModelInfo | None: ...
+@overload
+def request_result(request: SensitivityRequest, *, start: str = ..., why: str = ...) -> ScoreTable | None: ...
+@overload
+def request_result(request: LayerRequest, *, start: str = ..., why: str = ...) -> LayerView | None: ...
+@overload
+def request_result(request: EvaluateRequest, *, start: str = ..., why: str = ...) -> Evaluation | None: ...
+@overload
+def request_result(request: GenerateRequest, *, start: str = ..., why: str = ...) -> Generation | None: ...
+def request_result(request: Request, *, start: str = "", why: str = "") -> Result | None:
+    """The stored result at once; otherwise draw, right here, what leads to it, and return None.
+
+    Without ``start`` the work begins by itself. With ``start`` it waits for a click on a button so labelled,
+    under the sentence ``why``. While it runs its progress stands here, with a way to cancel; a failure is one
+    sentence with its hint and a Retry. When it ends the page runs again and finds the result.
+    """
+    try:
+        found = workspace().result(request)
+        if found is not None:
+            return found
+        job = latest(request)
+    except QuantError as error:
+        show_error(error)
+        return None
+    if (
+        job is None or job.state == "done"
+    ):  # a done job without a result: its result was removed from the store
+        job = _begin(request, start, why)
+        if job is None:
+            return None
+        found = workspace().result(request)
+        if found is not None:
+            return found
+    _status(job)
+    return None
+
+
+def _begin(request: Request, start: str, why: str) -> Job | None:
+    if start:
+        if why:
+            st.write(why)
+        start_button(request, start)
+        return None
+    job = submit(request)
+    if job is not None and isinstance(request, SHORT):
+        end = time.monotonic() + PATIENCE
+        while job.active and time.monotonic() < end:
+            time.sleep(0.03)
+            job = workspace().job(job.id)
+    return job
+
+
+def start_button(request: Request, label: str) -> None:
+    """A button that starts the work."""
+    st.button(label, type="primary", key=f"start:{request_key(request)}", on_click=_start, args=(request,))
+
+
+def _status(job: Job) -> None:
+    """Progress, failure or cancellation of a job, where its result will stand."""
+    show_in_place(job.id)
+    if job.active:
+        if st.session_state.get(_FRESH) and in_fragment():
+            st.rerun()  # the strip below the page must learn of the job
+        _watch(job.id)
+    elif job.state == "failed":
+        show_error(QuantError(job.error, job.hint))
+        _dismiss(job.id)  # it has been told: the strip need not repeat it on every page
+        st.button("Retry", key=f"retry:{job.id}", icon=":material/refresh:", on_click=_retry, args=(job.id,))
+    else:
+        st.info("This was cancelled before it finished.", icon=":material/cancel:")
+        st.button(
+            "Start again", key=f"again:{job.id}", icon=":material/refresh:", on_click=_retry, args=(job.id,)
+        )
+
+
+@st.fragment(run_every=POLL)
+def _watch(job_id: str) -> None:
+    job = workspace().job(job_id)
+    if not job.active:
+        st.rerun()
+    show_progress(job, "here")
+
+
+def show_progress(job: Job, place: str) -> None:
+    """A bar with what is done, what it is doing, and how long it will take; beside it, Cancel."""
+    bar, button = st.columns([6, 1], vertical_alignment="bottom", gap="small", wrap=False)
+    bar.progress(min(max(job.progress, 0.0), 1.0), text=progress_text(job))
+    button.button(
+        "Cancel",
+        key=f"cancel:{place}:{job.id}",
+        type="tertiary",
+        icon=":material/close:",
+        on_click=workspace().cancel,
+        args=(job.id,),
+    )
+
+
+def progress_text(job: Job) -> str:
+    """``Sensitivity of demo-model · block 3 of 8 · 42 % · about 12 s left``."""
+    if job.state == "queued":
+        return " · ".join(part for part in (job.title, job.message or "waiting its turn") if part)
+    left = job.time_left(time.time())
+    parts = [job.title, job.message, f"{100 * job.progress:.0f} %"]
+    if left is not None:
+        parts.append(f"about {words.duration(max(left, 1.0))} left")
+    return " · ".join(part for part in parts if part)
+
+
+def show_error(error: QuantError) -> None:
+    """A failure in one sentence, and what to do about it."""
+    st.error(error.message + (f"\n\n{error.hint}" if error.hint else ""), icon=":material/error:")
+
+
+def guarded(work: Callable[[], R]) -> R | None:
+    """What ``work`` gives, or None after showing the sentence of its ``QuantError``."""
+    try:
+        return work()
+    except QuantError as error:
+        show_error(error)
+        return None
+
+
+def in_fragment() -> bool:
+    """Whether only a fragment of the page is running again."""
+    context = get_script_run_ctx()
+    return context is not None and bool(context.fragment_ids_this_run)
+
+
+def strip() -> None:
+    """The bar at the foot of every page: work under way, with progress and Cancel; failures, with Retry.
+
+    It looks every half second while there is work, and runs the page again once a job has ended.
+    """
+    st.session_state[_FRESH] = False
+    active = [job.id for job in workspace().jobs() if _in_strip(job)]
+    st.session_state[_ACTIVE] = active
+    if active or _failures():
+        with st.bottom:
+            st.fragment(_strip, run_every=POLL if active else None)()
+
+
+def _strip() -> None:
+    jobs = workspace().jobs()
+    active = [job for job in jobs if _in_strip(job)]
+    ended = [job for job in jobs if not job.active and job.id in st.session_state.get(_ACTIVE, [])]
+    for job in ended:
+        if job.state == "done" and job.kind in LONG:
+            st.toast(f"Done: {job.title}", icon=":material/check_circle:")
+    if ended:
+        st.session_state[_ACTIVE] = [job.id for job in active]
+        st.rerun()
+    with st.container(key="job_strip", gap="xsmall"):
+        for job in reversed(active):
+            show_progress(job, "strip")
+        for job in _failures():
+            sentence, buttons = st.columns([6, 2], vertical_alignment="center")
+            sentence.markdown(f":red[:material/error:] **{job.title}** failed: {job.error} {job.hint}")
+            with buttons.container(horizontal=True, horizontal_alignment="right"):
+                st.button(
+                    "Retry", key=f"strip:retry:{job.id}", type="tertiary", on_click=_retry, args=(job.id,)
+                )
+                st.button(
+                    "Dismiss",
+                    key=f"strip:dismiss:{job.id}",
+                    type="tertiary",
+                    on_click=_dismiss,
+                    args=(job.id,),
+                )
+
+
+def _in_strip(job: Job) -> bool:
+    """Whether a job is under way and not one that someone waits for in front of its own progress."""
+    return job.active and (job.kind in LONG or job.id not in st.session_state.get(_SHOWN, set()))
+
+
+def show_in_place(job_id: str) -> None:
+    """Note that the page itself shows how a job is going."""
+    st.session_state.setdefault(_SHOWN, set()).add(job_id)
+
+
+def _failures() -> list[Job]:
+    """Failed jobs that nobody has dismissed, repeated, or been shown in place, of the last hour."""
+    hidden = st.session_state.get(_DISMISSED, set()) | st.session_state.get(_SHOWN, set())
+    newest: dict[str, Job] = {}
+    for job in workspace().jobs():
+        newest.setdefault(job.key, job)
+    recent = time.time() - 3600
+    return [j for j in newest.values() if j.state == "failed" and j.id not in hidden and j.finished > recent][
+        :3
+    ]
+
+
+def start_page() -> None:
+    """Forget which jobs the page showed in place; called before a page runs."""
+    st.session_state[_SHOWN] = set()
+
+
+def _start(request: Request) -> None:
+    submit(request)
+
+
+def _retry(job_id: str) -> None:
+    workspace().retry(job_id)
+    st.session_state[_FRESH] = True
+
+
+def _dismiss(job_id: str) -> None:
+    st.session_state.setdefault(_DISMISSED, set()).add(job_id)

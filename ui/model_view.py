@@ -1,0 +1,106 @@
+"""What a model is, in figures, a table of its layers, and its memory at each precision."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from quant_core.plots.sizes import draw_size_bars, memory, size_by
+from quant_core.schema import ModelInfo
+from ui import state, theme, words
+from ui.precisions import precisions
+from ui.widgets import Figure, figures
+
+
+def overview(info: ModelInfo) -> None:
+    """The figures that place a model: size, depth, width, context."""
+    decided = [unit for unit in info.units if unit.decided]
+    weights = sum(unit.parameters for unit in decided)
+    figures([
+        Figure("Parameters", words.count(info.parameters), f"{info.parameters:,} values; shared storage counts once."),
+        Figure("Weights on disk", words.size(info.original_bits / 8), f"In the checkpoint's dtype, {info.dtype}. "
+               "1 MB = 10⁶ bytes."),
+        Figure("To be quantized", f"{len(decided)} layers", "The linear layers of the blocks, which recipes decide on: "
+               f"{weights:,} weights, {words.share(weights / max(info.parameters, 1))} of all parameters."),
+        Figure("Blocks", str(info.blocks), "Transformer blocks, one after the other."),
+        Figure("Context", f"{words.count(info.context_length)} tokens", "The longest text it was made for."),
+    ])  # fmt: skip
+    facts = [
+        f"Hidden size {info.hidden_size:,} · vocabulary {info.vocabulary:,} tokens · computes in {info.compute_dtype} "
+        f"on {info.device}" + (" · its tokenizer brings a chat template" if info.chat else ""),
+        *info.notes,
+    ]
+    st.caption("  \n".join(facts))
+
+
+def layers(info: ModelInfo) -> None:
+    """Every weight that can be quantized, with shape and size; a filter by name."""
+    text = st.text_input(
+        "Filter",
+        placeholder="q_proj, layers.3, mlp …",
+        key="layers:filter",
+        live=True,
+        label_visibility="collapsed",
+    )
+    shown = [unit for unit in info.units if (text or "").lower() in unit.name.lower()]
+    frame = pd.DataFrame(
+        {
+            "Layer": [unit.name for unit in shown],
+            "Block": [unit.block if unit.block >= 0 else None for unit in shown],
+            "Role": [unit.role for unit in shown],
+            "Kind": [unit.kind for unit in shown],
+            "Outputs × inputs": [f"{unit.rows:,} × {unit.columns:,}" for unit in shown],
+            "Weights": [unit.parameters for unit in shown],
+            "Size (MB)": [unit.parameters * unit.bits / 8e6 for unit in shown],
+            "Decided": [unit.decided for unit in shown],
+            "Shared with": [", ".join(unit.tied) for unit in shown],
+        }
+    )
+    if not any(unit.tied for unit in shown):
+        del frame["Shared with"]
+    st.dataframe(
+        frame, hide_index=True, height=360, alt="Layers that can be quantized", placeholder="–",
+        column_config={
+                        "Weights": st.column_config.NumberColumn(format="localized"),
+            "Block": st.column_config.NumberColumn(help="Its place in the stack; – is outside."),
+            "Size (MB)": st.column_config.NumberColumn(format="%.3f", help="In the checkpoint; 1 MB = 10⁶ bytes."),
+            "Decided": st.column_config.CheckboxColumn(help="Recipes decide on it; the others stay as they are."),
+        },
+    )  # fmt: skip
+    total = sum(unit.parameters for unit in shown)
+    st.caption(f"{len(shown)} of {len(info.units)} weights · {words.count(total)} values")
+
+
+def sizes(info: ModelInfo) -> None:
+    """Where the megabytes are, by role."""
+    figure = draw_size_bars(size_by(info), theme.palette())
+    theme.chart(figure, "sizes", f"Size of {info.title} by role, in megabytes.")
+
+
+@st.fragment
+def memory_view(info: ModelInfo) -> None:
+    """Memory at each uniform precision, with the KV cache at a chosen context length."""
+    left, middle, right = st.columns([3, 1, 1], vertical_alignment="bottom")
+    top = max(info.context_length, 512)
+    context = min(state.CONTEXT.get(), top)
+    tie = state.CONTEXT.widget()
+    st.session_state[tie["key"]] = context
+    left.slider(
+        "Context in the KV cache", 1, top, format="localized", **tie,
+        help="Tokens of one sequence whose keys and values are kept.",
+    )  # fmt: skip
+    cache = middle.selectbox("KV cache", [16, 8, 4], format_func=lambda bits: f"{bits}-bit", key="memory:cache",
+                             persist_state="session", help="Bits a cached value.")  # fmt: skip
+    right.selectbox("Group size", **state.GROUP.choice([32, 64, 128], "memory:group"),
+                    help="Weights that share a 16-bit scale.")  # fmt: skip
+    bars = memory(info, precisions(info, state.GROUP.get()), context, cache or 16)
+    theme.chart(
+        draw_size_bars(bars, theme.palette(), stacked=True), "memory",
+        f"Memory of {info.title} in each format at {context:,} tokens of context: "
+        + ", ".join(f"{label} {sum(values):,.1f} MB" for label, values in
+                    zip(bars.labels, zip(*bars.series.values(), strict=True), strict=True)) + ".",
+    )  # fmt: skip
+    st.caption(
+        "Weights and cache only: activations and the runtime's own buffers come on top. The decided layers take the "
+        "format, codes, scales and zero points included; embeddings, head and norms stay as in the checkpoint."
+    )

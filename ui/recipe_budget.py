@@ -1,0 +1,229 @@
+"""The upper half of the recipe page: the budget, what it buys, and where that lies on the Pareto front."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from quant_core.errors import QuantError
+from quant_core.plots.pareto import Mark, draw_pareto_front, mark, pareto_front
+from quant_core.schema import Budget, Evaluation, ModelInfo, ParetoPoint, ScoreTable, Solution
+from ui import recipe_draft as drafts
+from ui import theme, words
+from ui.jobs import workspace
+from ui.live_slider import live_slider
+from ui.pickers import format_name
+from ui.widgets import Figure, figures
+
+_EXACT, _KIND = "budget:exact", "budget:kind"
+
+
+class Landmarks(NamedTuple):
+    """What does not move with the budget: one format for all, and the front between floor and ceiling."""
+
+    uniform: dict[str, Solution]
+    front: tuple[ParetoPoint, ...]
+
+
+def landmarks(info: ModelInfo, table: ScoreTable, pins: dict[str, str]) -> Landmarks:
+    """The landmarks of a table under pins; computed once and then kept."""
+    key = f"{table.fingerprint} {table.text_hash} {table.tokens} {table.seed} {table.formats} {len(table.units)}"
+    return _landmarks(f"{key} {drafts.table_score(table)}", tuple(sorted(pins.items())), info, table)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _landmarks(
+    key: str, pins: tuple[tuple[str, str], ...], _info: ModelInfo, _table: ScoreTable
+) -> Landmarks:
+    score = drafts.table_score(_table)
+    desk = workspace()
+    uniform = {
+        name: desk.price(_info, _table, dict.fromkeys(_table.units, name), score) for name in _table.formats
+    }
+    order = sorted(uniform, key=lambda name: uniform[name].average_bits)
+    return Landmarks(
+        {name: uniform[name] for name in order}, tuple(desk.front(_info, _table, dict(pins), score))
+    )
+
+
+def controls(info: ModelInfo, table: ScoreTable, marks: Landmarks) -> DeltaGenerator:
+    """Unit, exact number, and one chip for the size of each uniform format; gives the slider's place among them."""
+    budget = drafts.BUDGET.get()
+    left, middle, right = st.columns([1.5, 4, 1.3], vertical_alignment="bottom")
+    st.session_state[_KIND] = budget.kind
+    left.segmented_control(
+        "Budget in", ["bits", "bytes"], format_func={"bits": "Average bits", "bytes": "MB"}.__getitem__,
+        required=True, key=_KIND, on_change=_change_kind, args=(info, table),
+        help="Average bits: all stored bits of the decided layers, scales and zero points included, divided by "
+        "their number of weights. Megabytes: all weights of the model, undecided ones included (1 MB = 10⁶ bytes).",
+    )  # fmt: skip
+    st.session_state[_EXACT] = round(_value(budget), 4)
+    right.number_input(
+        "Exactly", min_value=0.0, step=_limits(marks, budget.kind)[2], format="%.3f", key=_EXACT,
+        on_change=_take_exact, args=(info, table),
+        help="Any number; the slider spans what is sensible.",
+    )  # fmt: skip
+    with st.container(horizontal=True, gap="xsmall", vertical_alignment="center", key="presets"):
+        st.caption("Same size as", width="content")
+        for name, solution in marks.uniform.items():
+            target = _budget_of(solution, budget.kind)
+            st.button(
+                f"{format_name(name).split()[0]} · {_short(target)}", key=f"preset:{name}", type="tertiary",
+                on_click=drafts.move_budget, args=(info, table, target),
+                help=f"Set the budget to what {format_name(name)} takes when every layer has it.",
+            )  # fmt: skip
+    return middle
+
+
+def slider(place: DeltaGenerator, info: ModelInfo, table: ScoreTable, marks: Landmarks) -> None:
+    """The budget slider; drawn last, because its next value comes as soon as it is there again."""
+    budget = drafts.BUDGET.get()
+    low, high, step = _limits(marks, budget.kind)
+    with place:
+        live_slider(
+            "Budget", low, high, min(max(_value(budget), low), high), step, "bits" if budget.kind == "bits" else "MB",
+            "budget:slider", lambda move: drafts.move_budget(info, table, _budget(move.value), move.final),
+        )  # fmt: skip
+
+
+def _value(budget: Budget) -> float:
+    """The number that is shown for a budget: bits a weight, or megabytes."""
+    return budget.value if budget.kind == "bits" else budget.value / 1e6
+
+
+def _limits(marks: Landmarks, kind: str) -> tuple[float, float, float]:
+    """Ends and step of the slider: from the floor to the largest uniform format."""
+    points = marks.front
+    sizes = [_size(solution, kind) for solution in marks.uniform.values()]
+    floor = min([*sizes, *(_size(point, kind) for point in points[:1])])
+    low, high = -(-floor * 100 // 1) / 100, max(sizes) + 0.01
+    return low, max(round(high, 2), low + 0.1), 0.01 if kind == "bits" or high - low < 50 else 0.1
+
+
+def _size(thing: Solution | ParetoPoint, kind: str) -> float:
+    return thing.average_bits if kind == "bits" else thing.total_bytes / 1e6
+
+
+def _budget_of(solution: Solution, kind: str) -> Budget:
+    if kind == "bits":
+        return Budget("bits", solution.average_bits)
+    return Budget("bytes", solution.total_bytes)
+
+
+def _short(budget: Budget) -> str:
+    return f"{budget.value:.2f} bits" if budget.kind == "bits" else words.size(budget.value)
+
+
+def _change_kind(info: ModelInfo, table: ScoreTable) -> None:
+    """Say the same budget in the other unit."""
+    kind = st.session_state[_KIND]
+    weights = sum(unit.parameters for unit in info.units if unit.name in set(table.units))
+    fixed = info.original_bits - sum(u.parameters * u.bits for u in info.units if u.name in set(table.units))
+    value = drafts.BUDGET.get().value
+    if kind != drafts.BUDGET.get().kind:
+        changed = (value * weights + fixed) / 8 if kind == "bytes" else (value * 8 - fixed) / weights
+        drafts.move_budget(info, table, Budget(kind, max(changed, 1e-6)))
+
+
+def _take_exact(info: ModelInfo, table: ScoreTable) -> None:
+    value = float(st.session_state[_EXACT] or 0.0)
+    if value > 0:
+        drafts.move_budget(info, table, _budget(value))
+    else:
+        st.toast("A budget is a positive number.", icon=":material/error:")
+
+
+def _budget(value: float) -> Budget:
+    """A number in the unit that is shown, as a budget."""
+    kind = drafts.BUDGET.get().kind
+    return Budget(kind, value if kind == "bits" else value * 1e6)
+
+
+def verdict(
+    info: ModelInfo, solution: Solution, marks: Landmarks, measured: Evaluation | None, edited: bool
+) -> None:
+    """What the recipe costs and does, and one sentence on what mixing formats bought."""
+    share = 8 * solution.total_bytes / info.original_bits
+    items = [
+        Figure("Average bits", words.bits(solution.average_bits), "All stored bits of the decided layers, scales and "
+               "zero points included, divided by their number of weights."),
+        Figure("All weights", words.size(solution.total_bytes), "The whole model: decided layers in their formats, "
+               f"the rest as in the checkpoint ({words.size(info.original_bits / 8)} in all). 1 MB = 10⁶ bytes.",
+               f"{words.share(share)} of the original"),
+        Figure("Predicted KL", f"{words.significant(solution.predicted_kl)} nats", "Sum of the layers' scores: how far "
+               "the next-token distribution is expected to move, in nats a token, on text like the calibration text. "
+               "The interval (95 %) is the sampling error of that text.",
+               f"± {words.significant(1.96 * solution.predicted_stderr, 2)} (95 %)"),
+    ]  # fmt: skip
+    if measured is not None:
+        items.append(
+            Figure("Measured KL", f"{words.significant(measured.kl_mean)} nats", "Mean over "
+                   f"{measured.tokens:,} tokens of {measured.text_label}, which is apart from the calibration text.",
+                   f"± {words.significant(1.96 * measured.kl_stderr, 2)} (95 %)")
+        )  # fmt: skip
+    figures(items)
+    if edited:
+        st.caption(":material/edit: Edited by hand: this is no longer the solver's answer to the budget.")
+    else:
+        st.caption(against_uniform(solution, marks))
+
+
+def against_uniform(solution: Solution, marks: Landmarks) -> str:
+    """What mixing buys at the size of the nearest uniform format; empty without one."""
+    if not marks.uniform:
+        return ""
+    name, uniform = min(
+        marks.uniform.items(), key=lambda item: abs(item[1].average_bits - solution.average_bits)
+    )
+    mixed = [point.predicted_kl for point in marks.front if point.average_bits <= uniform.average_bits + 1e-9]
+    if not mixed or min(mixed) <= 0:
+        return ""
+    best = min(mixed)
+    same = f"{format_name(name)} for every layer ({words.bits(uniform.average_bits)}) is predicted "
+    return (
+        f"{same}{words.nats(uniform.predicted_kl)}; the best mix of the same size {words.nats(best)}, "
+        f"**{uniform.predicted_kl / best:.2f} times less**."
+    )
+
+
+def front_chart(
+    info: ModelInfo,
+    solution: Solution,
+    marks: Landmarks,
+    measured: list[tuple[Solution, Evaluation]],
+    edited: bool,
+) -> None:
+    """The front with this recipe, the uniform formats, and every recipe that was measured in this session."""
+    shown: list[Mark] = [mark("uniform", name, uniform) for name, uniform in marks.uniform.items()]
+    shown += [mark("measured", "measured", recipe, evaluation) for recipe, evaluation in measured]
+    shown.append(mark("edited" if edited else "current", "this recipe", solution))
+    ceiling = max(uniform.average_bits for uniform in marks.uniform.values()) * 1.02
+    points = [
+        point for point in marks.front if point.average_bits <= max(ceiling, solution.average_bits * 1.02)
+    ]
+    figure = draw_pareto_front(pareto_front(points, shown, drafts.BUDGET.get().kind), theme.palette())
+    figure.update_layout(uirevision="front")
+    theme.chart(
+        figure, "front",
+        f"Pareto front of size and predicted KL; this recipe has {words.bits(solution.average_bits)} and "
+        f"{words.nats(solution.predicted_kl)}.",
+    )  # fmt: skip
+
+
+def refusal(info: ModelInfo, table: ScoreTable, marks: Landmarks, error: QuantError) -> None:
+    """An impossible budget: the engine's sentence with floor and ceiling, and a step back onto the ground."""
+    st.error(f"{error.message}\n\n{error.hint}", icon=":material/error:")
+    if marks.front:
+        floor = marks.front[0]
+        target = Budget("bits", _up(floor.average_bits))
+        if drafts.BUDGET.get().kind == "bytes":
+            target = Budget("bytes", _up(floor.total_bytes / 1e6) * 1e6)
+        st.button(
+            f"Use the smallest: {_short(target)}", on_click=drafts.move_budget, args=(info, table, target)
+        )
+
+
+def _up(value: float) -> float:
+    return -(-value * 100 // 1) / 100

@@ -1,0 +1,262 @@
+"""The lower half of the recipe page: change the format of layers by clicking, by pattern, or in a table;
+pins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pandas as pd
+import streamlit as st
+
+from quant_core.plots.bands import draw_recipe_bands, recipe_bands
+from quant_core.plots.grid import all_clicked
+from quant_core.plots.sizes import stored_bits
+from quant_core.schema import ORIGINAL, ModelInfo, ScoreTable
+from ui import recipe_draft as drafts
+from ui import theme, words
+from ui.pickers import format_name
+from ui.recipe_draft import Draft
+
+_BANDS, _CHOSEN, _TABLE, _PATTERN = "bands", "edit:chosen", "edit:table", "edit:pattern"
+_PIN = "edit:pin"
+
+
+def choices(table: ScoreTable) -> list[str]:
+    """Formats that a layer may take: those with scores, by rising size, and the original."""
+    sizes = [sum(row[column] for row in table.storage_bits) for column in range(len(table.formats))]
+    return [name for _, name in sorted(zip(sizes, table.formats, strict=True))] + [ORIGINAL]
+
+
+def uniform_bits(info: ModelInfo, table: ScoreTable) -> dict[str, float]:
+    """Average stored bits a weight of each format in ``choices``, if every decided layer has it."""
+    decided = [unit for unit in info.units if unit.name in set(table.units)]
+    weights = sum(unit.parameters for unit in decided)
+    found = {ORIGINAL: sum(unit.parameters * unit.bits for unit in decided) / weights}
+    for column, name in enumerate(table.formats):
+        found[name] = sum(row[column] for row in table.storage_bits) / weights
+    return {name: found[name] for name in choices(table)}
+
+
+def layer_scores(table: ScoreTable, assignment: Mapping[str, str]) -> dict[str, float]:
+    """Predicted KL of each unit in its format, in nats a token."""
+    matrix = table.scores(drafts.table_score(table))
+    column = {name: index for index, name in enumerate(table.formats)}
+    return {
+        unit: max(matrix[row][column[assignment[unit]]], 0.0) if assignment[unit] in column else 0.0
+        for row, unit in enumerate(table.units)
+    }
+
+
+def bands(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
+    """Block by role, coloured by format; a click chooses a layer for the editor below."""
+    chosen = _chosen(table)
+    data = recipe_bands(
+        info, draft.assignment, stored_bits(info, table, draft.assignment), draft.pins,
+        layer_scores(table, draft.assignment),
+    )  # fmt: skip
+    mix = ", ".join(f"{list(draft.assignment.values()).count(name)} in {name}" for name in data.formats)
+    bits = uniform_bits(info, table)
+    # All formats, not only those in use: each keeps its colour, and the chart its height, when the budget moves.
+    data = data._replace(formats=tuple(bits), bits=tuple(bits.values()))
+    figure = draw_recipe_bands(data, theme.palette(), chosen)
+    figure.update_layout(uirevision="bands")
+    theme.chart(
+        figure, _BANDS, f"Format of every layer, by block and role: {mix}.", on_select=_take_click,
+        selection_mode=("points", "box"),
+    )  # fmt: skip
+
+
+def _take_click() -> None:
+    names = all_clicked(st.session_state.get(_BANDS))
+    if names:
+        st.session_state[_CHOSEN] = list(names)
+
+
+def _chosen(table: ScoreTable) -> list[str]:
+    known = set(table.units)
+    chosen = [name for name in st.session_state.get(_CHOSEN, []) if name in known]
+    st.session_state[_CHOSEN] = chosen
+    return chosen
+
+
+def editor(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
+    """Three ways to change formats, one open at a time, and the pins."""
+    one, pattern, rows, pins = st.tabs(
+        ["Chosen layers", "By pattern", "Table", f"Pins ({len(draft.pins)})"],
+        on_change="rerun",
+        key="edit:tab",
+    )
+    if one.open:
+        with one:
+            _edit_chosen(info, table, draft)
+    if pattern.open:
+        with pattern:
+            _edit_pattern(info, table)
+    if rows.open:
+        with rows:
+            _edit_table(info, table, draft)
+    if pins.open:
+        with pins:
+            _edit_pins(info, table, draft)
+
+
+def _pin_toggle() -> None:
+    st.session_state.setdefault(_PIN, True)
+    st.toggle(
+        "Pin what I change", key=_PIN, persist_state="session",
+        help="A pinned layer keeps its format when the budget moves.",
+    )  # fmt: skip
+
+
+def _edit_chosen(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
+    names = choices(table)
+    chosen = st.multiselect(
+        "Layers", list(table.units), key=_CHOSEN, format_func=short_unit,
+        placeholder="Click cells above, or choose layers here",
+        help="Clicking a cell above chooses its layer; this list is the same choice by keyboard.",
+    )  # fmt: skip
+    if not chosen:
+        st.caption("Click a cell above to change its format.")
+        return
+    formats = {draft.assignment[unit] for unit in chosen}
+    st.session_state["edit:format"] = formats.pop() if len(formats) == 1 else None
+    st.segmented_control(
+        "Format", names, format_func=_with_cost(table, chosen), key="edit:format", wrap=True,
+        on_change=lambda: _apply(info, table, dict.fromkeys(chosen, st.session_state["edit:format"])),
+        help="Behind each format: the predicted KL of the chosen layers in it, in nats a token.",
+    )  # fmt: skip
+    held = [unit for unit in chosen if unit in draft.pins]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if held:
+            st.button(
+                f"Release {len(held)} pin{'s' if len(held) > 1 else ''}", icon=":material/lock_open:",
+                key="edit:release", on_click=drafts.pin, args=(info, table, held, False),
+            )  # fmt: skip
+        else:
+            st.button(
+                "Pin as it is", icon=":material/lock:", key="edit:hold", on_click=drafts.pin,
+                args=(info, table, chosen, True),
+            )  # fmt: skip
+        _pin_toggle()
+
+
+def _with_cost(table: ScoreTable, units: Sequence[str]) -> Callable[[str], str]:
+    matrix = table.scores(drafts.table_score(table))
+    rows = [table.units.index(unit) for unit in units]
+
+    def text(name: str) -> str:
+        if name == ORIGINAL:
+            return "original · 0"
+        column = table.formats.index(name)
+        cost = sum(max(matrix[row][column], 0.0) for row in rows)
+        return f"{format_name(name).split()[0]} · {words.significant(cost, 2)}"
+
+    return text
+
+
+def _apply(info: ModelInfo, table: ScoreTable, changes: Mapping[str, str | None]) -> None:
+    drafts.edit(
+        info,
+        table,
+        {unit: name for unit, name in changes.items() if name},
+        bool(st.session_state.get(_PIN, True)),
+    )
+
+
+def _edit_pattern(info: ModelInfo, table: ScoreTable) -> None:
+    left, middle, right = st.columns([3, 2, 1], vertical_alignment="bottom")
+    pattern = left.text_input(
+        "Layers whose name matches", value="*.down_proj*", key=_PATTERN, live=True, persist_state="session",
+        help="* stands for any text, ? for one letter: *.layers.0.* is the first block, * is every layer.",
+    )  # fmt: skip
+    name = middle.selectbox("get", choices(table), format_func=format_name, key="edit:pattern-format")
+    found = drafts.matches(table, pattern or "")
+    right.button(
+        "Apply", type="primary", disabled=not found, key="edit:pattern-apply", width="stretch",
+        on_click=_apply, args=(info, table, dict.fromkeys(found, name)),
+    )  # fmt: skip
+    if found:
+        examples = ", ".join(short_unit(unit) for unit in found[:3])
+        st.caption(
+            f"{len(found)} of {len(table.units)} layers match: {examples}{' …' if len(found) > 3 else ''}"
+        )
+    else:
+        st.caption(f":orange[No layer matches.] Names look like `{table.units[0]}`.")
+    _pin_toggle()
+
+
+def _edit_table(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
+    """Every layer in a row; formats and pins are edited in place, multi-line paste and fill-down included."""
+    units = {unit.name: unit for unit in info.units}
+    bits = stored_bits(info, table, draft.assignment)
+    cost = layer_scores(table, draft.assignment)
+    frame = pd.DataFrame(
+        {
+            "layer": [short_unit(unit) for unit in table.units],
+            "block": [units[unit].block for unit in table.units],
+            "weights": [units[unit].parameters for unit in table.units],
+            "format": [draft.assignment[unit] for unit in table.units],
+            "pinned": [unit in draft.pins for unit in table.units],
+            "bits": [bits[unit] / units[unit].parameters for unit in table.units],
+            "kl": [cost[unit] * 1e3 for unit in table.units],
+        }
+    )
+    key = f"{_TABLE}:{st.session_state.get(_TABLE, 0)}"
+    st.data_editor(
+        frame, key=key, hide_index=True, height=380, disabled=["layer", "block", "weights", "bits", "kl"],
+        on_change=take_rows, args=(info, table, key), alt="Format, pin and predicted KL of every layer",
+        column_config={
+            "layer": st.column_config.TextColumn("Layer", width="medium", pinned=True),
+            "block": st.column_config.NumberColumn("Block", width="small"),
+            "weights": st.column_config.NumberColumn("Weights", format="compact", width="small"),
+            "format": st.column_config.SelectboxColumn("Format", options=choices(table), required=True),
+            "pinned": st.column_config.CheckboxColumn("Pin", width="small"),
+            "bits": st.column_config.NumberColumn("Bits", format="%.2f", width="small", help="Stored bits a weight."),
+            "kl": st.column_config.NumberColumn(
+                "KL (10⁻³ nats)", format="%.4f", help="Predicted KL of this layer alone, in 0.001 nats a token."
+            ),
+        },
+    )  # fmt: skip
+    _pin_toggle()
+
+
+def take_rows(info: ModelInfo, table: ScoreTable, key: str) -> None:
+    """Apply what was changed in the table's rows: formats first, then pins."""
+    rows = st.session_state[key].get("edited_rows", {})
+    st.session_state[_TABLE] = (
+        st.session_state.get(_TABLE, 0) + 1
+    )  # the edits are taken: start a fresh editor
+    _apply(
+        info,
+        table,
+        {table.units[int(row)]: change["format"] for row, change in rows.items() if "format" in change},
+    )
+    for on in (True, False):
+        units = [table.units[int(row)] for row, change in rows.items() if change.get("pinned") is on]
+        if units:
+            drafts.pin(info, table, units, on)
+
+
+def _edit_pins(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
+    if not draft.pins:
+        st.caption("No layer is pinned. A pinned layer keeps its format when the budget moves.")
+        return
+    frame = pd.DataFrame(
+        {"Layer": list(draft.pins), "Format": [format_name(name) for name in draft.pins.values()]}
+    )
+    picked = st.dataframe(
+        frame, hide_index=True, on_select="rerun", selection_mode="multi-row", key="edit:pins",
+        alt="Pinned layers and their formats",
+    )  # fmt: skip
+    rows = [list(draft.pins)[row] for row in picked["selection"]["rows"] if row < len(draft.pins)]
+    with st.container(horizontal=True):
+        st.button(
+            "Release the selected", disabled=not rows, on_click=drafts.pin, args=(info, table, rows, False)
+        )
+        st.button("Release all", on_click=drafts.pin, args=(info, table, list(draft.pins), False))
+
+
+def short_unit(name: str) -> str:
+    """``model.layers.3.mlp.down_proj.weight`` as ``layers.3.mlp.down_proj``."""
+    return name.removeprefix("model.").removeprefix("transformer.").removesuffix(".weight")

@@ -1,0 +1,116 @@
+"""The recipe page's two parts: scores first if there are none, then the workbench, which redraws by itself."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from quant_core.errors import QuantError
+from quant_core.schema import Evaluation, ModelInfo, ScoreTable, Solution
+from ui import recipe_budget, recipe_edit, score_form, scores, state
+from ui import recipe_draft as drafts
+from ui.jobs import latest, request_result, show_error, start_button
+from ui.recipe_files import keep_and_load
+from ui.widgets import empty_state
+
+_MEASURED = "draft:measured"
+
+
+def score_first(info: ModelInfo) -> ScoreTable | None:
+    """The scores a recipe needs; where there are none, the sweep can be started right here."""
+    table = scores.table(info)
+    if table is not None:
+        return table
+    st.markdown(
+        "**A recipe needs scores first:** how much does the model lose when one layer takes a format?"
+    )
+    return score_form.run_or_show(info, score_form.settings(info))[0]
+
+
+@st.fragment
+def workbench(info: ModelInfo, table: ScoreTable) -> None:
+    """Budget, verdict, front, bands and editors; only this part of the page runs again when the budget moves."""
+    draft = drafts.current(info)
+    marks = recipe_budget.landmarks(info, table, dict(draft.pins) if draft else {})
+    try:
+        draft = drafts.ensure(info, table)
+    except QuantError as error:
+        recipe_budget.slider(recipe_budget.controls(info, table, marks), info, table, marks)
+        if drafts.RECIPE_ID.get() and drafts.current(info) is None:
+            _foreign(error)
+        else:
+            recipe_budget.refusal(info, table, marks, error)
+        return
+    solution = drafts.priced(info, table, draft)
+    measured = drafts.measured(info, draft.assignment)
+    place = recipe_budget.controls(info, table, marks)
+    recipe_budget.verdict(info, solution, marks, measured, draft.edited)
+    _actions(info, table, draft, measured)
+    _measure(info, draft, solution, measured)
+    left, right = st.columns([5, 6], gap="medium")
+    with left:
+        recipe_budget.front_chart(info, solution, marks, _remembered(solution, measured), draft.edited)
+    with right:
+        recipe_edit.bands(info, table, draft)
+    recipe_edit.editor(info, table, draft)
+    recipe_budget.slider(place, info, table, marks)
+    st.caption(
+        f"Predicted from {_score_name(table)} over {table.tokens:,} tokens of {table.text_label} "
+        f"(seed {table.seed}). Weights that no recipe decides on keep the checkpoint's dtype."
+    )
+
+
+def _score_name(table: ScoreTable) -> str:
+    return "Fisher scores" if table.fisher else "KL measured one layer at a time"
+
+
+def _foreign(error: QuantError) -> None:
+    """A recipe that these scores cannot price: it still works on the other pages."""
+    show_error(error)
+    empty_state("The recipe can be compared and exported as it is.", "compare", "Compare it")
+    st.button("Start anew from the budget", on_click=drafts.RECIPE_ID.set, args=("",))
+
+
+def _actions(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, measured: Evaluation | None) -> None:
+    request = drafts.measure_request(info, draft.assignment)
+    with st.container(horizontal=True, gap="small"):
+        st.button(
+            "Undo", icon=":material/undo:", key="undo", disabled=not drafts.can_undo(), on_click=drafts.undo,
+            args=(info, table), shortcut="Ctrl+Z",
+        )  # fmt: skip
+        st.button(
+            "Redo", icon=":material/redo:", key="redo", disabled=not drafts.can_redo(), on_click=drafts.redo,
+            args=(info, table), shortcut="Ctrl+Y",
+        )  # fmt: skip
+        if draft.edited:
+            st.button(
+                "Solve again", icon=":material/calculate:", key="resolve", on_click=drafts.resolve, args=(info, table),
+                help="The best recipe for the budget again; pinned layers keep their formats, other edits go.",
+            )  # fmt: skip
+        keep_and_load(info, table)
+        if measured is None and latest(request) is None:
+            start_button(request, "Measure it")
+
+
+def _measure(info: ModelInfo, draft: drafts.Draft, solution: Solution, measured: Evaluation | None) -> None:
+    """How the measurement is going, or how it compares with the prediction."""
+    if measured is None:
+        request = drafts.measure_request(info, draft.assignment)
+        if latest(request) is not None:
+            request_result(request, start="Measure it")
+        return
+    ratio = solution.predicted_kl / measured.kl_mean if measured.kl_mean > 0 else 0.0
+    st.caption(
+        f":material/check: Measured on {measured.tokens:,} tokens of {measured.text_label}: the prediction is "
+        f"{ratio:.2f} times the measured KL. Perplexity {measured.perplexity:.2f} ± {measured.perplexity_stderr:.2f} "
+        f"(original {measured.perplexity_original:.2f}), the same likeliest token at "
+        f"{100 * measured.top1_agreement:.1f} % of the positions."
+    )
+
+
+def _remembered(solution: Solution, measured: Evaluation | None) -> list[tuple[Solution, Evaluation]]:
+    """Every recipe that was measured in this session and belongs to the model that is open."""
+    key = f"{_MEASURED}:{state.model_ref()}"
+    known: list[tuple[Solution, Evaluation]] = st.session_state.setdefault(key, [])
+    if measured is not None and all(recipe.assignment != solution.assignment for recipe, _ in known):
+        known.append((solution, measured))
+    return known

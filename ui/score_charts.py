@@ -1,0 +1,207 @@
+"""The views of a score table: map, formats, ranking, scores compared, rows; a click opens the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from quant_core import plots
+from quant_core.schema import ModelInfo, ScoreName, ScoreTable
+from ui import state, theme, words
+from ui.score_view import SCORE_TITLES, SCORES, available, measured_on
+
+VIEWS = {
+    "map": "Map",
+    "formats": "All formats",
+    "ranking": "Ranking",
+    "agreement": "Scores compared",
+    "table": "Table",
+}
+VIEW = state.choice_param("view", "the view", tuple(VIEWS))
+SCALE = state.choice_param("scale", "the colour scale", ("own", "common"))
+TOP = state.integer_param("top", "the number of layers", 20, 5, 500)
+ACROSS = state.choice_param("across", "the score to compare with", ("weight", "output", "measured", "fisher"))
+
+
+def chart_key(name: str) -> str:
+    """A clickable chart's key: new whenever the layer was chosen elsewhere, so that no old click lingers."""
+    known = _clicks()
+    if known["unit"] != state.UNIT.get():
+        known["unit"], known["turn"] = state.UNIT.get(), known["turn"] + 1
+    return f"{name}:{known['turn']}"
+
+
+def _clicks() -> dict[str, Any]:
+    """The layer that the charts were drawn for last, and how often that changed without a click on them."""
+    known: dict[str, Any] = st.session_state.setdefault("scores:clicks", {"unit": "", "turn": 0})
+    return known
+
+
+def open_clicked(key: str) -> None:
+    """A cell or a dot was clicked: open its layer, and its format if it tells one."""
+    unit, *form = plots.clicked(st.session_state.get(key)) or ("",)
+    if unit:
+        _clicks()["unit"] = unit
+        state.UNIT.set(unit)
+    if form:
+        state.FORMAT.set(form[0])
+
+
+def _chart(figure: go.Figure, name: str, alt: str) -> None:
+    key = chart_key(name)
+    with st.container(key=f"cells-{name}"):
+        theme.chart(figure, key, alt, on_select=lambda: open_clicked(key), selection_mode="points")
+
+
+def places() -> tuple[DeltaGenerator, DeltaGenerator]:
+    """Where the view and the layer stand: side by side, but a table takes the whole width."""
+    if VIEW.get() == "table":
+        return st.container(), st.container()
+    chart, layer = st.columns([1.75, 1], gap="large")
+    return chart, layer
+
+
+def draw(
+    info: ModelInfo, table: ScoreTable, tables: Sequence[ScoreTable], form: str, score: ScoreName
+) -> None:
+    """The view that the user chose."""
+    st.html("<style>@media (max-width: 700px) {[class*='st-key-cells-'] .textpoint {display: none}}</style>")
+    view = VIEW.get()
+    if view == "map":
+        _map(info, table, form, score)
+    elif view == "formats":
+        _format_map(info, table, score)
+    elif view == "ranking":
+        _ranking(info, table, form, score)
+    elif view == "agreement":
+        _agreement(info, table, tables, form, score)
+    else:
+        _rows(info, table, form)
+
+
+def _map(info: ModelInfo, table: ScoreTable, form: str, score: ScoreName) -> None:
+    st.session_state["scores:scale"] = SCALE.get() == "common"
+    st.toggle(
+        "Same colours for every format", key="scores:scale",
+        on_change=lambda: SCALE.set("common" if st.session_state["scores:scale"] else "own"),
+        help="On: colours can be compared between formats. Off: the whole scale for this format.",
+    )  # fmt: skip
+    data = plots.score_map(info, table, form, score, SCALE.get() == "common")
+    alt = f"{data.title} of {len(table.units)} layers, by block and role, from {data.low:.2g} to {data.high:.2g}."
+    _chart(plots.draw_score_map(data, theme.palette(), state.UNIT.get()), "map", alt)
+
+
+def _format_map(info: ModelInfo, table: ScoreTable, score: ScoreName) -> None:
+    data = plots.format_map(info, table, score)
+    alt = f"{data.title}: {len(table.units)} layers, {len(table.formats)} formats."
+    _chart(plots.draw_score_map(data, theme.palette(), state.UNIT.get()), "formats", alt)
+
+
+def _ranking(info: ModelInfo, table: ScoreTable, form: str, score: ScoreName) -> None:
+    most = max(len(table.units), 6)
+    TOP.set(min(TOP.get(), most))
+    st.slider("Layers shown", 5, most, **TOP.widget())
+    data = plots.ranking(info, table, form, score, TOP.get())
+    alt = f"The {len(data.units)} most sensitive layers in {form}: {', '.join(data.labels[:5])} and so on."
+    _chart(plots.draw_ranking(data, theme.palette(), state.UNIT.get()), "ranking", alt)
+    if not any(high > low for low, high in zip(data.lows, data.highs, strict=True)):
+        st.caption("This score carries no standard error, so ties cannot be told.")
+
+
+def _agreement(
+    info: ModelInfo, table: ScoreTable, tables: Sequence[ScoreTable], form: str, score: ScoreName
+) -> None:
+    """One score against another; a score that this table lacks comes from another sweep of the same model."""
+    sources = {name: found for name in SCORES if (found := _source(name, form, table, tables))}
+    others = [name for name in sources if name != score]
+    if "measured" not in sources:
+        st.caption(
+            "Run a sweep with the score **Measured KL** to check the prediction against the truth here."
+        )
+    if not others:
+        return
+    across = cast(ScoreName, ACROSS.get() if ACROSS.get() in others else others[0])
+    st.session_state["scores:across"] = across
+    st.segmented_control(
+        "Against", others, format_func=lambda name: SCORE_TITLES[name], key="scores:across", required=True,
+        on_change=lambda: ACROSS.set(st.session_state["scores:across"]),
+    )  # fmt: skip
+    data = plots.score_agreement(info, sources[across], table, form, across, score)
+    alt = f"{SCORE_TITLES[score]} against {SCORE_TITLES[across]} in {form}. {plots.rank_text(data)}"
+    _chart(plots.draw_score_agreement(data, theme.palette(), state.UNIT.get()), "agreement", alt)
+    st.dataframe(_correlations(info, sources, form), alt="Rank correlations of the scores", width="content")
+    st.caption(
+        f"Spearman's rank correlation in {form} of each pair of scores: 1 is the same order of layers."
+    )
+    if sources[across] is not table:
+        st.caption(f"{SCORE_TITLES[across]} on {measured_on(sources[across])}.")
+
+
+def _source(
+    score: ScoreName, form: str, table: ScoreTable, tables: Sequence[ScoreTable]
+) -> ScoreTable | None:
+    """The table to take a score from: the one shown, else the newest that has it in this format."""
+    return next((each for each in (table, *tables) if each.scores(score) and form in each.formats), None)
+
+
+def _correlations(info: ModelInfo, sources: dict[ScoreName, ScoreTable], form: str) -> pd.DataFrame:
+    names = list(sources)
+    rows = [
+        [plots.score_agreement(info, sources[a], sources[b], form, a, b).rank for b in names] for a in names
+    ]
+    titles = [SCORE_TITLES[name] for name in names]
+    return pd.DataFrame(rows, index=titles, columns=titles).round(3)
+
+
+def score_rows(info: ModelInfo, table: ScoreTable) -> pd.DataFrame:
+    """Every unit in every format: bits, all scores and their standard errors, one row each."""
+    units = {unit.name: unit for unit in info.units}
+    rows = []
+    for place, name in enumerate(table.units):
+        unit = units.get(name)
+        for column, form in enumerate(table.formats):
+            row: dict[str, object] = {
+                "unit": name,
+                "block": unit.block if unit else None,
+                "role": unit.role if unit else "",
+                "weights": unit.parameters if unit else None,
+                "format": form,
+                "bits_per_weight": table.storage_bits[place][column] / unit.parameters if unit else None,
+            }
+            for score in available(table):
+                row[score] = table.scores(score)[place][column]
+            for score, errors in (("fisher", table.fisher_stderr), ("measured", table.measured_stderr)):
+                if errors:
+                    row[f"{score}_stderr"] = errors[place][column]
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _rows(info: ModelInfo, table: ScoreTable, form: str) -> None:
+    frame = score_rows(info, table)
+    shown = frame[frame["format"] == form].drop(columns="format")
+    shown = shown.sort_values(available(table)[0], ascending=False)
+    config = {
+        "unit": st.column_config.TextColumn("Layer", pinned=True),
+        "block": st.column_config.NumberColumn("Block"),
+        "role": st.column_config.TextColumn("Role"),
+        "weights": st.column_config.NumberColumn("Weights", format="localized"),
+        "bits_per_weight": st.column_config.NumberColumn("Bits a weight", format="%.2f"),
+        "fisher": st.column_config.NumberColumn("Predicted KL (nats/token)", format="%.3g"),
+        "fisher_stderr": st.column_config.NumberColumn("± standard error", format="%.2g"),
+        "measured": st.column_config.NumberColumn("Measured KL (nats/token)", format="%.3g"),
+        "measured_stderr": st.column_config.NumberColumn("± standard error ", format="%.2g"),
+        "output": st.column_config.NumberColumn("Output error (share)", format="%.3g"),
+        "weight": st.column_config.NumberColumn("Weight error (share)", format="%.3g"),
+    }
+    st.dataframe(shown, hide_index=True, height=420, column_config=config, alt=f"Scores in {form}")
+    st.download_button(
+        f"Download CSV ({len(frame):,} rows, all formats)", frame.to_csv(index=False),
+        f"sensitivity-{words.fingerprint(info.fingerprint)}.csv", "text/csv", icon=":material/download:",
+        on_click="ignore",
+    )  # fmt: skip

@@ -1,0 +1,107 @@
+"""Settings of a sensitivity sweep, and which of the stored sweeps is on screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from quant_core.schema import ModelInfo, ScoreTable, SensitivityRequest, digest, replace
+from ui import scores, state
+from ui.jobs import request_result, workspace
+from ui.pickers import formats_picker, text_picker
+from ui.score_view import SCORE_TITLES, available
+
+METHOD = state.choice_param("method", "the way to score", ("fisher", "measured"))
+EMBEDDINGS = state.choice_param("embeddings", "whether embeddings take part", ("no", "yes"))
+SHOWN = scores.SWEEP
+
+TOKENS = [512, 1024, 2048, 4096, 8192, 16_384, 32_768]
+_KEY = "sweep:key"
+
+
+def settings(info: ModelInfo) -> SensitivityRequest | None:
+    """The form of a sweep; None, with a sentence, as long as it is not complete."""
+    done = bool(workspace().tables(info.fingerprint))
+    with st.expander("Settings of the sweep", expanded=not done, icon=":material/tune:"):
+        names = formats_picker(scores.FORMATS)
+        left, middle, right = st.columns([2, 1, 1.4], vertical_alignment="bottom", gap="medium")
+        left.segmented_control(
+            "Score by", **METHOD.choice(["fisher", "measured"]), required=True,
+            format_func={"fisher": "Fisher score", "measured": "Measured KL"}.__getitem__,
+            help="The Fisher score predicts the KL of every layer and format from one forward and backward pass. "
+            "Measuring quantizes one layer at a time and runs the text through the model each time: exact, and slow.",
+        )  # fmt: skip
+        choices = sorted({*TOKENS, scores.TOKENS.get()})
+        middle.selectbox(
+            "Tokens", **scores.TOKENS.choice(choices, "sweep:tokens"), format_func=lambda count: f"{count:,}",
+            help="Calibration text to read. More makes the scores more certain and takes longer.",
+        )  # fmt: skip
+        right.segmented_control(
+            "Embedding and head", **EMBEDDINGS.choice(["no", "yes"]), required=True,
+            format_func={"no": "leave out", "yes": "include"}.__getitem__,
+            help="Whether recipes may also decide on the embedding and the output head.",
+        )  # fmt: skip
+        text = text_picker("calibration")
+    if not names:
+        st.warning("Choose one format or more.", icon=":material/checklist:")
+    if text is None or not names:
+        return None
+    request = scores.request(info, names, text)
+    method = "measured" if METHOD.get() == "measured" else "fisher"
+    return replace(request, score=method, embeddings=EMBEDDINGS.get() == "yes")
+
+
+def run_or_show(
+    info: ModelInfo, request: SensitivityRequest | None
+) -> tuple[ScoreTable | None, list[ScoreTable]]:
+    """The table to draw and all stored ones: the settings' own if it is there, else a button and the newest."""
+    found = None
+    if request is not None:
+        found = request_result(request, start="Score the layers", why=_plan(info, request))
+        _settings_changed(digest(request))
+    tables = workspace().tables(info.fingerprint)
+    if not tables:
+        return None, []
+    return _choose(found or tables[0], tables), tables
+
+
+def _plan(info: ModelInfo, request: SensitivityRequest) -> str:
+    """What the button will do, so that nobody presses it blindly."""
+    extra = sum(unit.kind in ("embedding", "head") for unit in info.units) if request.embeddings else 0
+    layers, formats = sum(unit.decided for unit in info.units) + extra, len(request.formats)
+    how = (
+        "one forward and backward pass over"
+        if request.score == "fisher"
+        else f"{layers * formats:,} forward passes over"
+    )
+    first = "" if workspace().tables(info.fingerprint) else "No layer of this model has been scored yet.  \n"
+    return f"{first}{layers} layers in {formats} formats: {how} {request.tokens:,} tokens of {request.text.label}."
+
+
+def _settings_changed(key: str) -> None:
+    """Other settings than before: what they lead to is shown, not what was picked by hand."""
+    if st.session_state.get(_KEY, key) != key:
+        SHOWN.set("")
+    st.session_state[_KEY] = key
+
+
+def _choose(default: ScoreTable, tables: Sequence[ScoreTable]) -> ScoreTable:
+    """Pick among the stored sweeps, if there are several."""
+    known = {scores.table_id(table): table for table in tables}
+    if SHOWN.get() and SHOWN.get() not in known:
+        st.warning("The sweep that the link names is not stored here.", icon=":material/link_off:")
+        SHOWN.set("")
+    chosen = SHOWN.get() or scores.table_id(default)
+    if len(known) > 1:
+        st.session_state["sweep:shown"] = chosen
+        st.selectbox(
+            f"Sweep shown ({len(known)} stored)", list(known), format_func=lambda name: _title(known[name]),
+            key="sweep:shown", on_change=lambda: SHOWN.set(st.session_state["sweep:shown"]),
+        )  # fmt: skip
+    return known[chosen]
+
+
+def _title(table: ScoreTable) -> str:
+    first = SCORE_TITLES[available(table)[0]]
+    return f"{first} · {len(table.formats)} formats · {table.tokens:,} tokens · {table.text_label} · seed {table.seed}"

@@ -1,0 +1,155 @@
+"""Score tables on screen: which format and score are shown, what they add up to, and one layer's share."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import streamlit as st
+
+from quant_core import plots
+from quant_core.schema import ModelInfo, ScoreName, ScoreTable, Solution, Unit
+from ui import layers, scores, state, theme, words
+from ui.entry import link
+from ui.jobs import guarded, workspace
+from ui.pickers import format_name
+from ui.widgets import Figure, figures
+
+SCORES: tuple[ScoreName, ...] = ("fisher", "measured", "output", "weight")
+SCORE_TITLES: dict[ScoreName, str] = {
+    "fisher": "Predicted KL",
+    "measured": "Measured KL",
+    "output": "Output error",
+    "weight": "Weight error",
+}
+SCORE_HELP = (
+    "**Predicted KL**: what quantizing this layer alone adds to the model's KL divergence, from one forward and "
+    "backward pass (Fisher score). **Measured KL**: the same, measured layer by layer. **Output error**: "
+    "|ΔW·x|² / |W·x|² on the calibration text. **Weight error**: |ΔW|² / |W|²; needs no text, and says little about "
+    "what matters to the model."
+)
+
+
+def measured_on(table: ScoreTable) -> str:
+    """Text, tokens and seed behind a table, for a caption."""
+    return (
+        f"{table.tokens:,} tokens in {table.sequences:,} sequences of {table.text_label}, seed {table.seed}, "
+        f"{words.duration(table.seconds)} of computing"
+    )
+
+
+def available(table: ScoreTable) -> list[ScoreName]:
+    """The scores that a table holds, the most telling first."""
+    return [score for score in SCORES if table.scores(score)]
+
+
+def controls(table: ScoreTable) -> tuple[str, ScoreName]:
+    """Which format and which score of the table are shown."""
+    place = st.container(horizontal=True, gap="medium", vertical_alignment="bottom")
+    form = _shown_format(table)
+    labels = dict(zip(table.formats, plots.short_formats(table.formats), strict=True))
+    st.session_state["scores:format"] = form
+    place.segmented_control(
+        "Format", table.formats, format_func=lambda name: format_name(labels[name]), key="scores:format",
+        required=True, wrap=True,
+        on_change=lambda: state.FORMAT.set(st.session_state["scores:format"]),
+        help="The scores of every layer in this format.",
+    )  # fmt: skip
+    names = available(table)
+    score = cast(ScoreName, state.SCORE.get() if state.SCORE.get() in names else names[0])
+    st.session_state["scores:score"] = score
+    place.segmented_control(
+        "Score", names, format_func=lambda name: SCORE_TITLES[name], key="scores:score", required=True, wrap=True,
+        on_change=lambda: state.SCORE.set(st.session_state["scores:score"]), help=SCORE_HELP,
+    )  # fmt: skip
+    return form, score
+
+
+def _shown_format(table: ScoreTable) -> str:
+    """The format that is open if the table has it, else one of its family, else the one nearest to 4 bits."""
+    wanted = state.FORMAT.get()
+    if wanted in table.formats:
+        return wanted
+    family = wanted.partition("/")[0]
+    alike = [name for name in table.formats if name.partition("/")[0] in (family, "int4")]
+    return alike[0] if alike else table.formats[len(table.formats) // 2]
+
+
+def _phrase(score: ScoreName) -> str:
+    title = SCORE_TITLES[score]
+    return title[0].lower() + title[1:]
+
+
+def summary(info: ModelInfo, table: ScoreTable, form: str, score: ScoreName) -> None:
+    """What the format costs if every layer takes it, and where that cost sits."""
+    column = plots.score_column(table, form, score)
+    order = sorted(column, key=lambda name: -column[name])
+    units = {unit.name: unit for unit in info.units}
+    total = sum(max(value, 0.0) for value in column.values())
+    items = []
+    if score in ("fisher", "measured"):
+        whole = guarded(lambda: workspace().price(info, table, dict.fromkeys(table.units, form), score))
+        if whole is not None:
+            items += _uniform_figures(whole, table, form, score)
+    if order and total > 0:
+        first = units.get(order[0])
+        tenth = max(len(order) // 10, 1)
+        share = sum(max(column[name], 0.0) for name in order[:tenth]) / total
+        items.append(Figure("Most sensitive", plots.short_name(first) if first else order[0],
+                            f"{order[0]}: {_value(column[order[0]], score)} in {form}."))  # fmt: skip
+        items.append(Figure(f"Held by the top {tenth}", words.share(share),
+                            f"Share of the sum that the {tenth} most sensitive of {len(order)} layers hold. The more, "
+                            "the more a mixed recipe can gain."))  # fmt: skip
+    figures(items)
+
+
+def _uniform_figures(whole: Solution, table: ScoreTable, form: str, score: ScoreName) -> list[Figure]:
+    spread = f"± {plots.number(1.96 * whole.predicted_stderr, 2)} (95 %)" if whole.predicted_stderr else ""
+    return [
+        Figure("KL with this format for all", words.nats(whole.predicted_kl),
+               f"Sum of the {_phrase(score)} over {len(table.units)} layers in {form}. Holds up to about 0.3 "
+               f"nats/token; above that, measure.", spread),
+        Figure("Size with it", words.bits(whole.average_bits),
+               "Average stored bits a decided weight, scales and zero points included."),
+    ]  # fmt: skip
+
+
+def _value(value: float, score: ScoreName) -> str:
+    return plots.quantity(value, plots.SCORES[score].unit)
+
+
+def open_layer(info: ModelInfo, table: ScoreTable) -> Unit:
+    """The layer that is open, one that the table holds."""
+    known = set(table.units)
+    return layers.current([unit for unit in info.units if unit.name in known])
+
+
+def layer_panel(info: ModelInfo, table: ScoreTable, unit: Unit, form: str, score: ScoreName) -> None:
+    """The layer that is open, in all formats; a selectbox does what a click on a cell does."""
+    known = set(table.units)
+    titles = {each.name: layers.title(each) for each in info.units if each.name in known}
+    st.session_state["scores:unit"] = unit.name
+    st.selectbox(
+        "Layer", list(titles), format_func=lambda name: titles.get(name, name), key="scores:unit",
+        on_change=lambda: state.UNIT.set(st.session_state["scores:unit"]),
+        help="Pick a layer here or click it in the chart.",
+    )  # fmt: skip
+    st.caption(f"`{unit.name}` · {unit.parameters:,} weights")
+    data = plots.format_profile(info, table, unit.name, score)
+    alt = f"{SCORE_TITLES[score]} of {unit.name} in {len(data.formats)} formats."
+    theme.chart(plots.draw_format_profile(data, theme.palette()), "profile", alt)
+    link("weights", "Open its weights", unit=unit.name, format=form)
+
+
+def layer_cost(info: ModelInfo, unit: Unit, form: str) -> None:
+    """On the weights page: what this layer costs the model in this format, if that is known."""
+    table = scores.table(info)
+    score = available(table)[0] if table else "fisher"
+    column = plots.score_column(table, form, score) if table else {}
+    if table is None or unit.name not in column:
+        return
+    order = sorted(column.values(), reverse=True)
+    st.markdown(
+        f"**What it costs the model:** {_value(column[unit.name], score)} of {_phrase(score)} in "
+        f"{format_name(form)}, rank {order.index(column[unit.name]) + 1} of {len(order)}."
+    )
+    st.caption(f"On {measured_on(table)}.")

@@ -1,0 +1,61 @@
+"""Colours and charts in the theme that the reader's browser shows."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from quant_core.plots.palette import Palette
+
+Mode = Literal["light", "dark"]
+
+CONFIG: dict[str, Any] = {
+    "displaylogo": False,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+    "toImageButtonOptions": {"format": "svg", "filename": "quantlens"},
+}
+"""Plotly's settings for every chart: the camera saves a vector drawing."""
+
+
+def mode() -> Mode:
+    """Light or dark, as the browser shows the page now."""
+    return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def palette() -> Palette:
+    """The plots' colours in the reader's theme, from ``.streamlit/config.toml``."""
+    return _palette(mode())
+
+
+@st.cache_resource
+def _palette(mode: Mode) -> Palette:
+    def option(name: str) -> Any:
+        return st.get_option(f"theme.{mode}.{name}")
+
+    return Palette(
+        categorical=tuple(option("chartCategoricalColors")),
+        sequential=tuple(option("chartSequentialColors")),
+        diverging=tuple(option("chartDivergingColors")),
+        text=option("textColor"),
+        grid=option("borderColor"),
+        background=option("backgroundColor"),
+        accent=option("primaryColor"),
+    )
+
+
+def chart(figure: go.Figure, key: str, alt: str, **options: Any) -> Any:
+    """Show a figure in full width; ``alt`` says in words what it shows; ``options`` go to
+    ``st.plotly_chart``.
+    """
+    config = {**CONFIG, "toImageButtonOptions": {"format": "svg", "filename": f"quantlens-{key}"}}
+    return st.plotly_chart(
+        figure,
+        width="stretch",
+        theme=None,
+        key=key,
+        alt=alt,
+        config={**config, **options.pop("config", {})},
+        **options,
+    )
