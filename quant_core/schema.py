@@ -77,6 +77,10 @@ class FamilyInfo:
     group_sizes: tuple[int, ...]
     symmetries: tuple[Literal["asym", "sym"], ...]
     default: str
+    value_bits: int
+    """Bits a code takes; 0 for what a value takes in the checkpoint."""
+    scale_bits: int
+    """Bits the scale of a block takes."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, overload
 
-from quant_core import recipes, schema
+from quant_core import costs, recipes, schema
 from quant_core.allocation import front, problem, solution, solver
 from quant_core.errors import Cancelled, JobError, ModelError, QuantError
 from quant_core.jobs.client import Client
@@ -43,6 +43,8 @@ from quant_core.schema import (
 from quant_core.store import default_home
 from quant_core.store.keys import folder_signature
 
+DEFAULT_FORMATS = ("int2", "int3", "int4", "int5", "int6", "int8", "nf4")
+"""Families that layers are scored in unless others are asked for."""
 CATALOG = Path(__file__).with_name("catalog.json")
 
 Watch = Callable[[Job], None]
@@ -106,6 +108,16 @@ class Workspace:
     @cached_property
     def _families(self) -> dict[str, FamilyInfo]:
         return {family.name: family for family in self.catalog.families}
+
+    def weight_bytes(self, info: ModelInfo, form: str) -> float:
+        """What all the model's weights take with every decided unit in the format of full name ``form``."""
+        spec = self.parse_format(form)
+        family = next(family for family in self.catalog.families if family.name == spec.family)
+        bits = info.other_bits
+        for unit in info.units:
+            as_decided = costs.storage(family, spec, unit.rows, unit.columns, unit.bits).total
+            bits += as_decided if unit.decided else unit.parameters * unit.bits
+        return bits / 8
 
     # --- jobs
 

@@ -185,8 +185,12 @@ def test_contract(name: str) -> None:
     assert torch.equal(result, from_blocks(form.dequantize(codes), 12, 200)), "one path only"
     storage = form.storage(12, 200, 16)
     assert storage.padded == blocks.numel() - weights.numel()
-    assert storage.codes == blocks.numel() * form.value_bits(16)
-    assert storage.metadata == len(blocks) * form.block_bits()
+    info = FAMILIES[form.spec.family].info
+    assert storage.codes == blocks.numel() * (info.value_bits or 16)
+    zero_points = 0 if codes.zero_points is None else codes.zero_points.numel() * info.value_bits
+    assert storage.metadata == (codes.scales.numel() * info.scale_bits) + zero_points
+    if info.scale_bits:
+        assert codes.scales.element_size() * 8 == info.scale_bits
     half = fake_quantize(form, weights.to(torch.bfloat16))
     assert half.dtype == torch.bfloat16
     assert bool((fake_quantize(form, torch.zeros(4, 70)) == 0).all()), "zeros survive"

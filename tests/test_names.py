@@ -16,16 +16,16 @@ from quant_core.schema import ORIGINAL, FamilyInfo, FormatSpec
 
 INTEGERS = tuple(
     FamilyInfo(f"int{bits}", "", "", "", ("tensor", "channel", "group"), (32, 64, 128), ("asym", "sym"),
-               "g{group}/asym")
+               "g{group}/asym", bits, 16)
     for bits in (2, 3, 4, 5, 6, 8)
 )  # fmt: skip
 FAMILIES = {
     family.name: family
     for family in (
         *INTEGERS,
-        FamilyInfo("nf4", "", "", "", ("group",), (32, 64, 128, 256), (), "g{group}"),
-        FamilyInfo("fp8_e4m3", "", "", "", ("channel", "tensor"), (), (), "channel"),
-        FamilyInfo(ORIGINAL, "", "", "", ("none",), (), (), ""),
+        FamilyInfo("nf4", "", "", "", ("group",), (32, 64, 128, 256), (), "g{group}", 4, 32),
+        FamilyInfo("fp8_e4m3", "", "", "", ("channel", "tensor"), (), (), "channel", 8, 32),
+        FamilyInfo(ORIGINAL, "", "", "", ("none",), (), (), "", 0, 0),
     )
 }
 

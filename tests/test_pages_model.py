@@ -7,14 +7,10 @@ from pathlib import Path
 import pytest
 import streamlit as st
 
-from quant_core.errors import FormatError
-from quant_core.formats import find
-from quant_core.names import read_name
 from quant_core.schema import ModelInfo, ModelRef, replace
 from quant_core.workspace import Workspace, browser_roots
 from tests.seeded import seed
 from tests.served_pages import job, keep, open_page, texts
-from ui.precisions import SHOWN, bits_per_weight
 from ui.words import count, duration, significant, size
 
 
@@ -77,19 +73,6 @@ def test_nonsense_in_a_link_is_ignored_with_a_sentence(info: ModelInfo, query: d
     app = open_page("model", **query)
     assert "makes no sense here; it was ignored" in app.warning[0].value
     assert app.metric[0].label == "Parameters"
-
-
-@pytest.mark.parametrize("name", [*SHOWN, "int4/channel/sym", "int3/tensor/asym"])
-def test_bits_before_scoring_are_what_formats_store(name: str) -> None:
-    form = find(name)
-    rows, columns = 256, 512
-    exact = form.storage(rows, columns).total / (rows * columns)
-    assert bits_per_weight(read_name(form.name), columns) == pytest.approx(exact, abs=1e-3)
-
-
-def test_bits_of_an_unknown_family_are_refused() -> None:
-    with pytest.raises(FormatError):
-        bits_per_weight(read_name("mystery"), 64)
 
 
 def test_a_model_opened_before_opens_at_once(home: Path, info: ModelInfo) -> None:

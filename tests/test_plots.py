@@ -414,11 +414,9 @@ def test_experts_of_a_block_count_under_one_role(small: ModelInfo) -> None:
 
 
 def test_memory_counts_weights_and_cache(small: ModelInfo) -> None:
-    data = plots.memory(small, {"4 bits": 4.0, "original": 16.0}, context=1000, cache_bits=8)
-    assert data.series["weights"] == pytest.approx(((4 * 4000 + 64_800) / 8e6, (16 * 8000 + 800) / 8e6))
+    data = plots.memory(small, {"4 bits": 10_000.0, "original": 16_100.0}, context=1000, cache_bits=8)
+    assert data.series["weights"] == pytest.approx((0.01, 0.0161))
     assert data.series["KV cache (8-bit)"] == pytest.approx((0.01, 0.01))
-    everything = plots.memory(small, {"4 bits": 4.0}, 0, embeddings=True)
-    assert everything.series["weights"] == pytest.approx(((4 * 8000 + 800) / 8e6,))
 
 
 def test_kl_comparison() -> None:
@@ -462,7 +460,7 @@ FULL: dict[str, Draw] = {
         plots.recipe_bands(INFO, RECIPE, BITS, pins=[TABLE.units[0]]), p
     ),
     "sizes": lambda p: plots.draw_size_bars(plots.size_by(INFO, "kind", BITS), p),
-    "memory": lambda p: plots.draw_size_bars(plots.memory(INFO, {"int4": 4.3}, 1024), p, stacked=True),
+    "memory": lambda p: plots.draw_size_bars(plots.memory(INFO, {"int4": 4.3e6}, 1024), p, stacked=True),
     "measured": lambda p: plots.draw_kl_comparison(plots.kl_comparison([("this", SOLUTION, EVALUATION)]), p),
 }
 EMPTY: dict[str, Draw] = {

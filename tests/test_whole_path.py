@@ -85,6 +85,10 @@ def test_every_architecture_goes_the_whole_way(tiny: LoadedModel, workspace: Wor
     solution = workspace.solve(info, table, Budget("bits", 6.0))
     assert 5.0 < solution.average_bits <= 6.0
     recipe = workspace.make_recipe(info, table, solution)
+    decided = {unit.name: "int4/g64/asym" for unit in info.units if unit.decided}
+    uniform = workspace.price(info, table, decided)
+    assert workspace.weight_bytes(info, "int4/g64/asym") == uniform.total_bytes
+    assert workspace.weight_bytes(info, "original") == info.original_bits / 8
     again = workspace.read_recipe(workspace.recipe_text(recipe, "yaml"), info)
     assert again == recipe
     assert list(recipe.units) == [unit.name for unit in info.units]

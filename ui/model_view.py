@@ -8,7 +8,7 @@ import streamlit as st
 from quant_core.plots.sizes import draw_size_bars, memory, size_by
 from quant_core.schema import ModelInfo
 from ui import state, theme, words
-from ui.precisions import precisions
+from ui.jobs import workspace
 from ui.widgets import Figure, figures
 
 
@@ -77,6 +77,13 @@ def sizes(info: ModelInfo) -> None:
     theme.chart(figure, "sizes", f"Size of {info.title} by role, in megabytes.")
 
 
+def _weights(info: ModelInfo, group: int) -> dict[str, float]:
+    """Bytes of all weights in each family's default format at the group size, the largest first."""
+    names = [workspace().parse_format(family.name, group).name for family in workspace().catalog.families]
+    sizes = {name: workspace().weight_bytes(info, name) for name in names}
+    return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
 @st.fragment
 def memory_view(info: ModelInfo) -> None:
     """Memory at each uniform precision, with the KV cache at a chosen context length."""
@@ -92,8 +99,8 @@ def memory_view(info: ModelInfo) -> None:
     cache = middle.selectbox("KV cache", [16, 8, 4], format_func=lambda bits: f"{bits}-bit", key="memory:cache",
                              persist_state="session", help="Bits a cached value.")  # fmt: skip
     right.selectbox("Group size", **state.GROUP.choice([32, 64, 128], "memory:group"),
-                    help="Weights that share a 16-bit scale.")  # fmt: skip
-    bars = memory(info, precisions(info, state.GROUP.get()), context, cache or 16)
+                    help="Weights that share a scale.")  # fmt: skip
+    bars = memory(info, _weights(info, state.GROUP.get()), context, cache or 16)
     theme.chart(
         draw_size_bars(bars, theme.palette(), stacked=True), "memory",
         f"Memory of {info.title} in each format at {context:,} tokens of context: "

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from quant_core.errors import QuantError
 from quant_core.schema import CALIBRATION, ModelInfo, ScoreTable, SensitivityRequest, TextSource, digest
+from quant_core.workspace import DEFAULT_FORMATS
 from ui import state
 from ui.jobs import workspace
 
-FORMATS = state.list_param("formats", "the formats", ("int2", "int3", "int4", "int5", "int6", "int8", "nf4"))
+FORMATS = state.list_param("formats", "the formats", DEFAULT_FORMATS)
 TOKENS = state.integer_param("tokens", "the number of tokens", 8192, 256, 262_144)
 SWEEP = state.text_param("sweep", "the sweep", pattern=r"[0-9a-f]{0,24}")
 """Which stored sweep the user picked; empty for the one that the settings ask for."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from quant_core.cli import commands
+from quant_core.workspace import DEFAULT_FORMATS
 
-FORMATS = "int2,int3,int4,int5,int6,int8,nf4"
+FORMATS = ",".join(DEFAULT_FORMATS)
 
 
 def parser() -> argparse.ArgumentParser:

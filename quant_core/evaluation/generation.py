@@ -30,7 +30,7 @@ def generate(context: Context, request: GenerateRequest) -> Generation:
         sides.append(_Writer("recipe", loaded, prompt, quantized(loaded.graph, request.assignment)))
     noise = torch.Generator().manual_seed(request.seed)
     for step in range(request.tokens):
-        context.check_cancelled()
+        context.progress(step / request.tokens, f"{step} of {request.tokens} tokens")
         gumbel = -torch.empty(loaded.info.vocabulary).exponential_(generator=noise).log()
         for side in sides:
             piece = side.step(gumbel, request.temperature, request.top_p)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from quant_core import costs
 from quant_core.errors import FormatError
 from quant_core.names import parse_format
 from quant_core.registry import Registry
@@ -59,33 +60,9 @@ class Format(ABC):
     def grid(self, codes: Codes) -> Tensor:
         """Every value a block can hold, ascending, for codes of a single block."""
 
-    @abstractmethod
-    def value_bits(self, original_bits: int) -> int:
-        """Bits a code takes; ``original_bits`` is what a value takes in the checkpoint."""
-
-    @abstractmethod
-    def block_bits(self) -> int:
-        """Bits of metadata (scale, zero point) a block takes."""
-
-    def block_size(self, columns: int, rows: int) -> int:
-        """How many values share a scale in a (rows, columns) matrix."""
-        return {
-            "tensor": rows * columns,
-            "channel": columns,
-            "group": self.spec.group_size,
-            "none": columns,
-        }[self.spec.granularity]
-
     def storage(self, rows: int, columns: int, original_bits: int = 16) -> Storage:
         """All bits that a (rows, columns) matrix takes, padding of the last group in a row included."""
-        size = self.block_size(columns, rows)
-        if self.spec.granularity == "tensor":
-            blocks, padded = 1, 0
-        else:
-            per_row = -(-columns // size)
-            blocks, padded = rows * per_row, rows * (per_row * size - columns)
-        codes = (rows * columns + padded) * self.value_bits(original_bits)
-        return Storage(codes=codes, metadata=blocks * self.block_bits(), padded=padded)
+        return costs.storage(FAMILIES[self.spec.family].info, self.spec, rows, columns, original_bits)
 
 
 def to_blocks(matrix: Tensor, form: Format) -> Tensor:
@@ -101,7 +78,7 @@ def to_blocks(matrix: Tensor, form: Format) -> Tensor:
             "Load the model in another dtype or check the checkpoint.",
         )
     rows, columns = values.shape
-    size = form.block_size(columns, rows)
+    size = costs.block_size(form.spec, rows, columns)
     if form.spec.granularity == "tensor":
         return values.reshape(1, -1)
     rest = -columns % size

@@ -34,14 +34,6 @@ class Float8E4M3(Format):
         values: Tensor = torch.unique(every[torch.isfinite(every)]) * codes.scales[0, 0]
         return values
 
-    def value_bits(self, original_bits: int) -> int:
-        """8."""
-        return 8
-
-    def block_bits(self) -> int:
-        """A float32 scale."""
-        return 32
-
 
 register(
     FamilyInfo(
@@ -53,6 +45,8 @@ register(
         group_sizes=(),
         symmetries=(),
         default="channel",
+        value_bits=8,
+        scale_bits=32,
     ),
     Float8E4M3,
 )

@@ -19,7 +19,6 @@ from torch import Tensor
 from quant_core.formats.base import Codes, Format, register
 from quant_core.schema import FamilyInfo, FormatSpec
 
-SCALE_BITS = 16
 _LARGEST = torch.finfo(torch.float16).max
 _SMALLEST = torch.finfo(torch.float16).tiny * 2.0**-10  # 2^-24, the smallest subnormal
 
@@ -61,14 +60,6 @@ class IntegerFormat(Format):
         every = torch.arange(self.low, self.high + 1, dtype=torch.int8)[None]
         return self.dequantize(Codes(every, codes.scales, codes.zero_points))[0]
 
-    def value_bits(self, original_bits: int) -> int:
-        """``bits``."""
-        return self.bits
-
-    def block_bits(self) -> int:
-        """A 16-bit scale and, if asymmetric, a zero point of ``bits`` bits."""
-        return SCALE_BITS + (0 if self.symmetric else self.bits)
-
 
 def _register(bits: int) -> None:
     register(
@@ -81,6 +72,8 @@ def _register(bits: int) -> None:
             group_sizes=(32, 64, 128),
             symmetries=("asym", "sym"),
             default="g{group}/asym",
+            value_bits=bits,
+            scale_bits=16,
         ),
         lambda spec: IntegerFormat(spec, bits),
     )

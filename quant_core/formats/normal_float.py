@@ -57,14 +57,6 @@ class NormalFloat4(Format):
         """The sixteen values of the block."""
         return self.dequantize(Codes(torch.arange(16, dtype=torch.uint8)[None], codes.scales))[0]
 
-    def value_bits(self, original_bits: int) -> int:
-        """4."""
-        return 4
-
-    def block_bits(self) -> int:
-        """A float32 scale."""
-        return 32
-
 
 register(
     FamilyInfo(
@@ -76,6 +68,8 @@ register(
         group_sizes=(32, 64, 128, 256, 512, 1024, 2048, 4096),
         symmetries=(),
         default="g{group}",
+        value_bits=4,
+        scale_bits=32,
     ),
     NormalFloat4,
 )

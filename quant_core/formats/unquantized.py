@@ -25,14 +25,6 @@ class Unquantized(Format):
         values: Tensor = torch.unique(codes.values[0])
         return values
 
-    def value_bits(self, original_bits: int) -> int:
-        """What the checkpoint takes a value."""
-        return original_bits
-
-    def block_bits(self) -> int:
-        """Nothing."""
-        return 0
-
 
 register(
     FamilyInfo(
@@ -44,6 +36,8 @@ register(
         group_sizes=(),
         symmetries=(),
         default="",
+        value_bits=0,
+        scale_bits=0,
     ),
     Unquantized,
 )

@@ -87,38 +87,23 @@ def size_by_format(model: ModelInfo, assignment: Mapping[str, str], bits: Mappin
     )
 
 
-def memory(
-    model: ModelInfo,
-    bits_per_weight: Mapping[str, float],
-    context: int,
-    cache_bits: int = 16,
-    embeddings: bool = False,
-) -> SizeBars:
+def memory(model: ModelInfo, weights: Mapping[str, float], context: int, cache_bits: int = 16) -> SizeBars:
     """Megabytes that a writing model holds: weights at each precision, and the KV cache of one sequence.
 
     Args:
-        model: Its decided units take the precision, the rest stays as it is.
-        bits_per_weight: Stored bits a weight, scales included, by the precision's name.
+        model: How much its KV cache holds a token.
+        weights: Bytes of all the model's weights, by the precision's name.
         context: Tokens in the cache.
         cache_bits: Bits a cached value.
-        embeddings: Whether embedding and head take the precision too.
     """
-    weights = [_weight_megabytes(model, bits, embeddings) for bits in bits_per_weight.values()]
+    megabytes = tuple(size / MEGABYTE for size in weights.values())
     cache = _megabytes(model.kv_values * context * cache_bits)
     return SizeBars(
         f"Memory at {context:,} tokens of context",
-        tuple(bits_per_weight),
-        {"weights": tuple(weights), f"KV cache ({cache_bits}-bit)": (cache,) * len(weights)},
-        tuple(f"{size + cache:,.1f} MB in all" for size in weights),
+        tuple(weights),
+        {"weights": megabytes, f"KV cache ({cache_bits}-bit)": (cache,) * len(megabytes)},
+        tuple(f"{size + cache:,.1f} MB in all" for size in megabytes),
     )
-
-
-def _weight_megabytes(model: ModelInfo, bits: float, embeddings: bool) -> float:
-    total = float(model.other_bits)
-    for unit in model.units:
-        takes = unit.decided or (embeddings and unit.kind in ("embedding", "head"))
-        total += unit.parameters * (min(bits, unit.bits) if takes else unit.bits)
-    return _megabytes(total)
 
 
 def _megabytes(bits: float) -> float:
