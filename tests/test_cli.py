@@ -153,18 +153,24 @@ def test_an_interrupt_cancels_the_job_and_exits_with_130(fake_home: Path) -> Non
     workspace = Workspace(fake_home, jobs=FAKES)
     (fake_home / fake_jobs.HOLD).touch()
     arguments = ["sensitivity", "bundled", "--formats", "int4", "--home", str(fake_home), "--jobs", FAKES]
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
     program = subprocess.Popen(
         [sys.executable, "-m", "quant_core", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    until(
-        lambda: any(job.kind == "sensitivity" and job.progress >= 0.25 for job in workspace.jobs()),
-        "the sweep",
-    )
-    os.kill(program.pid, signal.SIGINT)
-    out, err = program.communicate(timeout=60)
+    signal.signal(signal.SIGINT, kept)
+    try:
+        until(
+            lambda: any(job.kind == "sensitivity" and job.progress >= 0.25 for job in workspace.jobs()),
+            "the sweep",
+        )
+        os.kill(program.pid, signal.SIGINT)
+        out, err = program.communicate(timeout=60)
+    finally:
+        program.kill()
+        program.wait()
     assert program.returncode == 130
     assert out == b""
     assert b"Interrupted" in err

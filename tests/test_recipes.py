@@ -151,7 +151,7 @@ def test_a_solution_that_does_not_fit_the_model_makes_no_recipe() -> None:
     [
         ("bundled", "bundled"),
         ("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M"),
-        ("/home/somebody/models/tiny-llama/", "tiny-llama"),
+        ("/srv/models/tiny-llama/", "tiny-llama"),
         ("~/tiny-llama", "tiny-llama"),
         ("../secret/tiny-llama", "tiny-llama"),
         ("C:\\models\\tiny-llama", "tiny-llama"),
