@@ -32,7 +32,7 @@ from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
 from quant_core.sensitivity.errors import RoundingErrors
 
-LABELS = 4
+LABELS = 2
 """Labels drawn at each position; more mean less noise, and each costs one backward pass."""
 _RESAMPLES = 200
 _LOGITS = 16_000_000
@@ -177,8 +177,8 @@ def _project(error: Tensor, seen: list[_Seen], tokens: int) -> tuple[Tensor, flo
         lookup = product.lookup
         moved = error[product.inputs] if lookup else product.inputs @ error.T.to(product.inputs.dtype)
         energy += _energy(moved)
-        direct = moved if product.mixed is None else moved * ~product.mixed
         if product.mixed is None or not bool(product.mixed.all()):
+            direct = moved if product.mixed is None else moved * ~product.mixed
             for label, gradient in enumerate(entry.direct):
                 slope = (direct * gradient).sum(-1, dtype=torch.float32)
                 slopes[label].index_add_(0, product.token.cpu(), slope.cpu())
