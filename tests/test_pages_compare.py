@@ -105,9 +105,9 @@ def test_metrics_come_from_the_last_measurement(
     keep(home, recipe_draft.measure_request(info, request_now.assignment or {}), MEASURED)
     app = open_page("compare")
     frame = metrics_frame(MEASURED)
-    assert frame.equals(app.dataframe[0].value)
+    assert frame.set_index("Metric").equals(app.table[0].value)
     assert "shows quality, not speed" in texts(app)
-    assert frame.iloc[0, 1] == "43.100 ± 3.000"
+    assert frame.iloc[0, 1] == "43.10 ± 3.0"
 
 
 def test_divergence_is_the_first_difference() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import streamlit as st
 
-from quant_core.schema import ModelInfo, ModelRef, replace
+from quant_core.schema import EvaluateRequest, ModelInfo, ModelRef, replace
 from quant_core.workspace import Workspace, browser_roots
 from tests.seeded import seed
 from tests.served_pages import job, keep, open_page, texts
@@ -141,12 +141,20 @@ def test_a_running_job_shows_in_the_strip(home: Path, info: ModelInfo) -> None:
 
 
 def test_a_failed_job_can_be_dismissed(home: Path, info: ModelInfo) -> None:
-    workspace = Workspace(home, roots=browser_roots())
-    failed = job(home, workspace.inspect_request(ModelRef("lab/x")), "failed", "It broke.", "Mend it.")
+    request = EvaluateRequest(info.ref, info.fingerprint, {})
+    failed = job(home, request, "failed", "It broke.", "Mend it.")
     app = open_page("model")
     assert "It broke. Mend it." in texts(app)
     app.button(key=f"strip:dismiss:{failed.id}").click().run()
     assert "It broke." not in texts(app)
+
+
+def test_a_model_that_failed_to_open_is_told_where_it_was_asked_for_only(home: Path, info: ModelInfo) -> None:
+    """Every later visit of the hour had on each page that a mistyped folder could not be opened."""
+    workspace = Workspace(home, roots=browser_roots())
+    job(home, workspace.inspect_request(ModelRef("lab/x")), "failed", "It broke.", "Mend it.")
+    assert "It broke." not in texts(open_page("model"))
+    assert "It broke." in texts(open_page("model", model="lab/x"))
 
 
 def test_numbers_read_like_numbers() -> None:

@@ -113,9 +113,30 @@ def test_an_impossible_budget_is_answered_with_floor_and_ceiling(info: ModelInfo
     app.number_input(key="budget:exact").set_value(1.5).run()
     assert "the smallest takes" in app.error[0].value
     assert "Choose between" in app.error[0].value
+    assert app.metric[0].value == "4.50 bits", "the last recipe that fits stays in view"
+    assert len(app.get("plotly_chart")) == 2
     next(button for button in app.button if button.label.startswith("Use the smallest")).click().run()
     assert not app.error
     assert draft(app).budget.value == pytest.approx(2.29)
+
+
+def test_the_way_back_from_an_impossible_budget_keeps_the_edits(info: ModelInfo) -> None:
+    app = open_page("recipe")
+    choose(app, SOME)
+    app.segmented_control(key="edit:format").set_value("int8/g64/asym").run()
+    edited = draft(app)
+    app.number_input(key="budget:exact").set_value(1.5).run()
+    assert draft(app) == edited
+    app.button(key="refusal:back").click().run()
+    assert not app.error
+    assert draft(app) == edited
+
+
+def test_an_impossible_budget_in_a_link_shows_the_front_alone(info: ModelInfo) -> None:
+    app = open_page("recipe", budget="1.5bits")
+    assert "the smallest takes" in app.error[0].value
+    assert len(app.get("plotly_chart")) == 1
+    assert not app.metric
 
 
 def test_a_preset_takes_the_size_of_a_uniform_format(info: ModelInfo) -> None:

@@ -381,6 +381,12 @@ def test_labels_of_close_marks_part() -> None:
     assert trace.textposition == ("top right", "bottom left", "top right", "top right")
 
 
+def test_the_front_says_that_pins_bind_it() -> None:
+    front = plots.pareto_front([ParetoPoint(2.0, 1e6, 1.0), ParetoPoint(4.0, 2e6, 0.1)])
+    assert plots.draw_pareto_front(front, LIGHT).data[0].name == "best mixed recipes"
+    assert plots.draw_pareto_front(front, LIGHT, pinned=True).data[0].name == "best with these pins"
+
+
 def test_recipe_bands_order_formats_by_stored_bits(small: ModelInfo, table: ScoreTable) -> None:
     chosen = {A: "int4/g64/asym", B: "int2/g64/asym", C: "original"}
     data = plots.recipe_bands(small, chosen, plots.stored_bits(small, table, chosen), pins={A})

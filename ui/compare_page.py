@@ -24,6 +24,8 @@ TEMPERATURE = state.number_param("temperature", "the temperature", 0.8, 0.0, 2.0
 CHAT = state.choice_param("chat", "the chat template", ("yes", "no"))
 
 _SHOWN = "compare:request"
+_NUMBER = 168
+"""Pixels of a number field: two fit beside each other on a phone."""
 
 
 def recipe_or_hint(info: ModelInfo) -> Recipe | None:
@@ -42,21 +44,18 @@ def settings(info: ModelInfo, recipe: Recipe | None) -> None:
         on_change=_take_example, label_visibility="collapsed",
     )  # fmt: skip
     st.text_area("Prompt", height=90, max_chars=2000, **PROMPT.widget())
-    length, temperature, seed = st.columns(3, wrap=False)
-    length.number_input(
-        "Tokens", 1, 1000, step=10, **LENGTH.widget(), help="How many tokens each side writes."
-    )
-    temperature.number_input(
-        "Temperature", 0.0, 2.0, step=0.1, **TEMPERATURE.widget(),
-        help="0 always takes the likeliest token; higher is more adventurous.",
-    )  # fmt: skip
-    seed.number_input(
-        "Seed",
-        0,
-        2**31 - 1,
-        **SEED.widget(),
-        help="Same seed, same random numbers on both sides and in every run.",
-    )
+    with st.container(horizontal=True):
+        st.number_input(
+            "Tokens", 1, 1000, step=10, width=_NUMBER, **LENGTH.widget(), help="How many tokens each side writes."
+        )  # fmt: skip
+        st.number_input(
+            "Temperature", 0.0, 2.0, step=0.1, width=_NUMBER, **TEMPERATURE.widget(),
+            help="0 always takes the likeliest token; higher is more adventurous.",
+        )  # fmt: skip
+        st.number_input(
+            "Seed", 0, 2**31 - 1, width=_NUMBER, **SEED.widget(),
+            help="Same seed, same random numbers on both sides and in every run.",
+        )  # fmt: skip
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.button("Write", type="primary", key="compare:write", on_click=_write, args=(info, recipe))
         st.button(
@@ -90,8 +89,7 @@ def _request(info: ModelInfo, recipe: Recipe | None) -> GenerateRequest:
 
 def _write(info: ModelInfo, recipe: Recipe | None) -> None:
     if not PROMPT.get().strip():
-        state.note("Give a prompt to go on from.")
-        return
+        return  # ``texts`` says so
     request = _request(info, recipe)
     st.session_state[_SHOWN] = request
     submit(request)
@@ -104,6 +102,9 @@ def _next_seed(info: ModelInfo, recipe: Recipe | None) -> None:
 
 def texts(info: ModelInfo, recipe: Recipe | None) -> None:
     """What was asked for last: growing while it is written, then as it is kept."""
+    if not PROMPT.get().strip():
+        st.warning("Give a prompt to go on from, or take one of the examples.", icon=":material/edit:")
+        return
     now = _request(info, recipe)
     asked = st.session_state.get(_SHOWN)
     request = asked if isinstance(asked, GenerateRequest) and asked.fingerprint == info.fingerprint else now
@@ -117,7 +118,8 @@ def texts(info: ModelInfo, recipe: Recipe | None) -> None:
         return
     job = latest(request)
     if job is None or job.state == "done":
-        st.caption("Press Write: both sides go on from the prompt, token by token.")
+        who = "both models go" if recipe is not None else "the model goes"
+        st.caption(f"Press Write: {who} on from the prompt, token by token.")
     elif job.active:
         show_in_place(job.id)
         _stream(request, job.id, title)
@@ -167,13 +169,10 @@ def metrics(info: ModelInfo, recipe: Recipe) -> None:
             why="KL divergence, perplexity and agreement with the original, on text apart from the calibration text.",
         )  # fmt: skip
     if found is not None:
-        st.dataframe(
-            metrics_frame(found), hide_index=True, width="stretch", alt="Measured quality of the recipe",
-            column_config={"What it means": st.column_config.TextColumn(width="large")},
-        )  # fmt: skip
+        st.table(metrics_frame(found).set_index("Metric"), border="horizontal")  # its cells wrap on a phone
         st.caption(
             f"{found.tokens:,} tokens of {found.text_label} (hash {words.fingerprint(found.text_hash)}), in "
-            f"{words.duration(found.seconds)}."
+            f"{words.duration(found.seconds)}; ± is one standard error."
         )
     st.caption(
         ":material/info: Simulated quantization: weights are rounded to their formats and computed as before. "
@@ -182,14 +181,20 @@ def metrics(info: ModelInfo, recipe: Recipe) -> None:
 
 
 def metrics_frame(found: Evaluation) -> pd.DataFrame:
-    """The metrics table: original and recipe, with units and what each number means."""
+    """The metrics table: each with its unit and what it means, of the original and of the recipe; in Markdown."""
     rows = [
-        ("Perplexity", f"{found.perplexity_original:.3f} ± {found.perplexity_original_stderr:.3f}",
-         f"{found.perplexity:.3f} ± {found.perplexity_stderr:.3f}", "Tokens it wavers between; less is better"),
-        ("KL, mean (nats/token)", "0", f"{words.significant(found.kl_mean)} ± {words.significant(found.kl_stderr, 2)}",
-         "How far the next-token distribution moved, on average"),
-        ("KL, median (nats/token)", "0", words.significant(found.kl_median), "Half of the tokens moved less"),
-        ("KL, 99th percentile (nats/token)", "0", words.significant(found.kl_p99), "One token in 100 moved more"),
-        ("Same likeliest token", "100 %", words.share(found.top1_agreement), "Where both would write the same"),
+        ("Perplexity", "between how many tokens it wavers; less is better",
+         _spread(found.perplexity_original, found.perplexity_original_stderr),
+         _spread(found.perplexity, found.perplexity_stderr)),
+        ("KL, mean (nats/token)", "how far the next-token distribution moved, on average", "0",
+         _spread(found.kl_mean, found.kl_stderr)),
+        ("KL, median (nats/token)", "half of the tokens moved less", "0", words.significant(found.kl_median)),
+        ("KL, 99th percentile (nats/token)", "one token in 100 moved more", "0", words.significant(found.kl_p99)),
+        ("Same likeliest token", "where both would write the same", "100 %", words.share(found.top1_agreement)),
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["Metric", "Original", "Recipe (± standard error)", "What it means"])
+    shown = [(f"**{name}**  \n{meaning}", *values) for name, meaning, *values in rows]
+    return pd.DataFrame(shown, columns=["Metric", "Original", "Recipe"])
+
+
+def _spread(value: float, stderr: float) -> str:
+    return f"{words.significant(value, 4)} ± {words.significant(stderr, 2)}"

@@ -254,15 +254,17 @@ def show_in_place(job_id: str) -> None:
 
 
 def _failures() -> list[Job]:
-    """Failed jobs that nobody has dismissed, repeated, or been shown in place, of the last hour."""
+    """Long jobs of the last hour that failed, and that nobody has dismissed, repeated, or been shown in place.
+
+    Short work is told where it was asked for; on every page, and in every other tab, it would be in the way.
+    """
     hidden = st.session_state.get(_DISMISSED, set()) | st.session_state.get(_SHOWN, set())
     newest: dict[str, Job] = {}
     for job in workspace().jobs():
         newest.setdefault(job.key, job)
     recent = time.time() - 3600
-    return [j for j in newest.values() if j.state == "failed" and j.id not in hidden and j.finished > recent][
-        :3
-    ]
+    failed = [job for job in newest.values() if job.state == "failed" and job.kind in LONG]
+    return [job for job in failed if job.id not in hidden and job.finished > recent][:3]
 
 
 def start_page() -> None:

@@ -22,8 +22,8 @@ HTML = """
 
 CSS = """
 .slider { font-family: var(--st-font); color: var(--st-text-color); padding: 0 0.5rem; }
-.value { position: relative; height: 1.4rem; color: var(--st-primary-color); font-size: 0.9rem; white-space: nowrap; }
-.value span { position: absolute; transform: translateX(-50%); }
+.value { position: relative; height: 1.4rem; color: var(--st-link-color); font-size: 0.9rem; white-space: nowrap; }
+.value span { position: absolute; }
 .ends { display: flex; justify-content: space-between; font-size: 0.75rem; opacity: 0.65; }
 input { appearance: none; width: 100%; height: 1.1rem; margin: 0; background: transparent; cursor: pointer; }
 input::-webkit-slider-runnable-track { height: 0.3rem; border-radius: 0.2rem; background: var(--track); }
@@ -51,7 +51,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const label = root.querySelector(".value span") ?? root.querySelector(".value").appendChild(
       document.createElement("span"));
     label.textContent = text(input.value);
-    label.style.left = `calc(${100 * share}% + ${0.5 - share}rem)`;
+    label.style.left = `${100 * share}%`;  // and as far back: at both ends it stays within the slider
+    label.style.transform = `translateX(${-100 * share}%)`;
     input.style.setProperty("--track", `linear-gradient(to right, var(--st-primary-color) ${100 * share}%, ` +
       `var(--st-border-color) ${100 * share}%)`);
     input.setAttribute("aria-valuetext", text(input.value));

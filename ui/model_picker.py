@@ -23,7 +23,7 @@ def picker() -> None:
     with st.container(border=True):
         kind = st.segmented_control(
             "Model from", list(_KINDS), format_func=_KINDS.__getitem__, default="bundled", required=True,
-            key="picker:kind", persist_state="session",
+            key="picker:kind", persist_state="session", on_change=_want, args=(None,),
         )  # fmt: skip
         {"bundled": _bundled, "recent": _recent, "folder": _folder, "hub": _hub}[kind or "bundled"]()
         _how()
@@ -58,6 +58,7 @@ def _folder() -> None:
     roots = ", ".join(f"`{root}`" for root in browser_roots())
     path = st.text_input(
         "Folder with a model", key="picker:folder", placeholder="models/my-model", persist_state="session",
+        on_change=_want, args=(None,),
         help=f"A folder with config.json, safetensors weights and a tokenizer. Allowed: {roots}, and folders named "
         "in the environment variable QUANTLENS_MODEL_ROOTS before the start.",
     )  # fmt: skip
@@ -75,6 +76,7 @@ def _hub() -> None:
     left, right = st.columns([3, 1.4])
     name = left.text_input(
         "Hub id", key="picker:hub", placeholder="organisation/name", persist_state="session",
+        on_change=_want, args=(None,),
         help="Safetensors weights only, and no code from the repository is run. A token is read from HF_TOKEN; it is "
         "never stored or shown.",
     )  # fmt: skip
@@ -107,7 +109,8 @@ def _open_button(ref: ModelRef, label: str, disabled: bool = False, as_it_was: b
     st.button(label, type="primary", disabled=disabled, key="picker:open", on_click=_want, args=(ref,))
 
 
-def _want(ref: ModelRef) -> None:
+def _want(ref: ModelRef | None) -> None:
+    """Open this model next; None forgets what was wanted, and why it failed."""
     st.session_state[_WANTED] = ref
 
 

@@ -15,7 +15,7 @@ from ui import theme, words
 from ui.jobs import workspace
 from ui.live_slider import live_slider
 from ui.pickers import format_name
-from ui.widgets import Figure, figures
+from ui.widgets import Figure, figures, say
 
 _EXACT, _KIND = "budget:exact", "budget:kind"
 
@@ -132,7 +132,7 @@ def _take_exact(info: ModelInfo, table: ScoreTable) -> None:
     if value > 0:
         drafts.move_budget(info, table, _budget(value))
     else:
-        st.toast("A budget is a positive number.", icon=":material/error:")
+        say("A budget is a positive number.", ":material/error:")
 
 
 def _budget(value: float) -> Budget:
@@ -181,48 +181,68 @@ def against_uniform(solution: Solution, marks: Landmarks) -> str:
     if not mixed or min(mixed) <= 0:
         return ""
     best = min(mixed)
-    same = f"{format_name(name)} for every layer ({words.bits(uniform.average_bits)}) is predicted "
-    return (
-        f"{same}{words.nats(uniform.predicted_kl)}; the best mix of the same size {words.nats(best)}, "
-        f"**{uniform.predicted_kl / best:.2f} times less**."
+    gain = uniform.predicted_kl / best
+    same = (
+        f"{format_name(name)} for every layer ({words.bits(uniform.average_bits)}) is predicted to cost "
+        f"{words.nats(uniform.predicted_kl)}, "
     )
+    if gain < 1.005:
+        return f"{same}and no mix of that size does better."
+    return f"{same}the best mix of that size {words.significant(best)}: **{gain:.2f} times less**."
 
 
 def front_chart(
     info: ModelInfo,
-    solution: Solution,
+    solution: Solution | None,
     marks: Landmarks,
     measured: list[tuple[Solution, Evaluation]],
     edited: bool,
 ) -> None:
-    """The front with this recipe, the uniform formats, and every recipe that was measured in this session."""
+    """The front with this recipe if there is one, the uniform formats, and every recipe that was measured in
+    this session.
+    """
     shown: list[Mark] = [mark("uniform", name, uniform) for name, uniform in marks.uniform.items()]
     shown += [mark("measured", "measured", recipe, evaluation) for recipe, evaluation in measured]
-    shown.append(mark("edited" if edited else "current", "this recipe", solution))
-    ceiling = max(uniform.average_bits for uniform in marks.uniform.values()) * 1.02
-    points = [
-        point for point in marks.front if point.average_bits <= max(ceiling, solution.average_bits * 1.02)
-    ]
-    figure = draw_pareto_front(pareto_front(points, shown, drafts.BUDGET.get().kind), theme.palette())
-    figure.update_layout(uirevision="front")
-    theme.chart(
-        figure, "front",
-        f"Pareto front of size and predicted KL; this recipe has {words.bits(solution.average_bits)} and "
-        f"{words.nats(solution.predicted_kl)}.",
-    )  # fmt: skip
-
-
-def refusal(info: ModelInfo, table: ScoreTable, marks: Landmarks, error: QuantError) -> None:
-    """An impossible budget: the engine's sentence with floor and ceiling, and a step back onto the ground."""
-    st.error(f"{error.message}\n\n{error.hint}", icon=":material/error:")
-    if marks.front:
-        floor = marks.front[0]
-        target = Budget("bits", _up(floor.average_bits))
-        if drafts.BUDGET.get().kind == "bytes":
-            target = Budget("bytes", _up(floor.total_bytes / 1e6) * 1e6)
-        st.button(
-            f"Use the smallest: {_short(target)}", on_click=drafts.move_budget, args=(info, table, target)
+    alt = "Pareto front of size and predicted KL"
+    largest = max(uniform.average_bits for uniform in marks.uniform.values())
+    if solution is not None:
+        shown.append(mark("edited" if edited else "current", "this recipe", solution))
+        alt += (
+            f"; this recipe has {words.bits(solution.average_bits)} and {words.nats(solution.predicted_kl)}"
         )
+        largest = max(largest, solution.average_bits)
+    points = [point for point in marks.front if point.average_bits <= largest * 1.02]
+    draft = drafts.current(info)
+    pinned = draft is not None and bool(draft.pins)
+    figure = draw_pareto_front(pareto_front(points, shown, drafts.BUDGET.get().kind), theme.palette(), pinned)
+    figure.update_layout(uirevision="front")
+    theme.chart(figure, "front", f"{alt}.")
+
+
+def refusal(
+    info: ModelInfo, table: ScoreTable, marks: Landmarks, error: QuantError, draft: drafts.Draft | None
+) -> None:
+    """An impossible budget: the engine's sentence with floor and ceiling, and two steps back onto the ground.
+
+    What was there before, if anything, stays in view below it.
+    """
+    st.error(f"{error.message}\n\n{error.hint}", icon=":material/error:")
+    with st.container(horizontal=True):
+        if marks.front:
+            floor = marks.front[0]
+            target = Budget("bits", _up(floor.average_bits))
+            if drafts.BUDGET.get().kind == "bytes":
+                target = Budget("bytes", _up(floor.total_bytes / 1e6) * 1e6)
+            st.button(
+                f"Use the smallest: {_short(target)}", on_click=drafts.move_budget, args=(info, table, target)
+            )
+        if draft is not None:
+            st.button(
+                f"Back to {_short(draft.budget)}", icon=":material/undo:", key="refusal:back",
+                on_click=drafts.BUDGET.set, args=(draft.budget,),
+            )  # fmt: skip
+    if draft is not None:
+        st.caption(f"Below is still the recipe for {_short(draft.budget)}.")
 
 
 def _up(value: float) -> float:

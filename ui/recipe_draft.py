@@ -96,6 +96,12 @@ def ensure(info: ModelInfo, table: ScoreTable) -> Draft:
     return draft
 
 
+def standing(info: ModelInfo, table: ScoreTable) -> Draft | None:
+    """The draft as it stands: the last recipe that fitted while the budget asks for the impossible."""
+    draft = current(info)
+    return draft if draft is not None and set(draft.assignment) == set(table.units) else None
+
+
 def table_score(table: ScoreTable) -> ScoreName:
     """The score that predicts KL in this table: Fisher's, or the measured one where that is all there is."""
     return "fisher" if table.fisher else "measured"
@@ -281,15 +287,19 @@ def adopt(info: ModelInfo, recipe: Recipe) -> None:
 
 
 def current_recipe(info: ModelInfo) -> Recipe | None:
-    """The recipe under work, for the pages that use it: the draft, else the one that the URL names, else
-    none.
+    """The recipe under work, for the pages that use it: the draft (the last one that fitted, if the budget is
+    impossible), else the one that the URL names, else none.
 
     Raises:
         QuantError: The URL names a recipe that the store has not or that belongs to another model.
     """
     table = scores.table(info)
     if table is not None and (current(info) is not None or not RECIPE_ID.get()):
-        ensure(info, table)
+        try:
+            ensure(info, table)
+        except QuantError:
+            if standing(info, table) is None:
+                raise
         save(info, table)
     if not RECIPE_ID.get():
         return None

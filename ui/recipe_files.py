@@ -8,6 +8,7 @@ from quant_core.errors import QuantError
 from quant_core.schema import ModelInfo, Recipe, ScoreTable
 from ui import recipe_draft as drafts
 from ui.jobs import show_error, workspace
+from ui.widgets import say
 
 MAX_BYTES = 5_000_000
 
@@ -30,7 +31,7 @@ def keep_and_load(info: ModelInfo, table: ScoreTable) -> None:
 
 def _save(info: ModelInfo, table: ScoreTable) -> None:
     drafts.save(info, table)
-    st.toast("Saved. The address of this page now names the recipe.", icon=":material/bookmark_added:")
+    say("Saved. The address of this page now names the recipe.", ":material/bookmark_added:")
 
 
 def _load(info: ModelInfo) -> None:
@@ -43,7 +44,7 @@ def _load(info: ModelInfo) -> None:
     except QuantError as error:
         st.session_state["recipe:failure"] = error
     else:
-        st.toast(f"Loaded {file.name}.", icon=":material/check_circle:")
+        say(f"Loaded {file.name}.", ":material/check_circle:")
 
 
 def read(name: str, data: bytes, info: ModelInfo) -> Recipe:

@@ -10,7 +10,7 @@ from ui import recipe_budget, recipe_edit, score_form, scores, state
 from ui import recipe_draft as drafts
 from ui.jobs import latest, request_result, show_error, start_button
 from ui.recipe_files import keep_and_load
-from ui.widgets import empty_state
+from ui.widgets import empty_state, said
 
 _MEASURED = "draft:measured"
 
@@ -29,20 +29,34 @@ def score_first(info: ModelInfo) -> ScoreTable | None:
 @st.fragment
 def workbench(info: ModelInfo, table: ScoreTable) -> None:
     """Budget, verdict, front, bands and editors; only this part of the page runs again when the budget moves."""
+    said()
     draft = drafts.current(info)
     marks = recipe_budget.landmarks(info, table, dict(draft.pins) if draft else {})
+    refused = None
     try:
         draft = drafts.ensure(info, table)
     except QuantError as error:
-        recipe_budget.slider(recipe_budget.controls(info, table, marks), info, table, marks)
-        if drafts.RECIPE_ID.get() and drafts.current(info) is None:
-            _foreign(error)
-        else:
-            recipe_budget.refusal(info, table, marks, error)
-        return
+        refused, draft = error, drafts.standing(info, table)
+    place = recipe_budget.controls(info, table, marks)
+    if refused is not None and draft is None and drafts.RECIPE_ID.get():
+        _foreign(refused)
+    elif refused is not None:
+        recipe_budget.refusal(info, table, marks, refused, draft)
+    if draft is None:
+        recipe_budget.front_chart(info, None, marks, [], edited=False)
+    else:
+        _recipe(info, table, draft, marks)
+    recipe_budget.slider(place, info, table, marks)
+    st.caption(
+        f"Predicted from {_score_name(table)} over {table.tokens:,} tokens of {table.text_label} "
+        f"(seed {table.seed}). Weights that no recipe decides on keep the checkpoint's dtype."
+    )
+
+
+def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: recipe_budget.Landmarks) -> None:
+    """What the recipe costs and does, where it lies on the front, and every way to change it."""
     solution = drafts.priced(info, table, draft)
     measured = drafts.measured(info, draft.assignment)
-    place = recipe_budget.controls(info, table, marks)
     recipe_budget.verdict(info, solution, marks, measured, draft.edited)
     _actions(info, table, draft, measured)
     _measure(info, draft, solution, measured)
@@ -52,11 +66,6 @@ def workbench(info: ModelInfo, table: ScoreTable) -> None:
     with right:
         recipe_edit.bands(info, table, draft)
     recipe_edit.editor(info, table, draft)
-    recipe_budget.slider(place, info, table, marks)
-    st.caption(
-        f"Predicted from {_score_name(table)} over {table.tokens:,} tokens of {table.text_label} "
-        f"(seed {table.seed}). Weights that no recipe decides on keep the checkpoint's dtype."
-    )
 
 
 def _score_name(table: ScoreTable) -> str:

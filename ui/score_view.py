@@ -94,8 +94,9 @@ def summary(info: ModelInfo, table: ScoreTable, form: str, score: ScoreName) -> 
         first = units.get(order[0])
         tenth = max(len(order) // 10, 1)
         share = sum(max(column[name], 0.0) for name in order[:tenth]) / total
-        items.append(Figure("Most sensitive", plots.short_name(first) if first else order[0],
-                            f"{order[0]}: {_value(column[order[0]], score)} in {form}."))  # fmt: skip
+        items.append(Figure("Most sensitive", first.role if first else order[0],
+                            f"{order[0]}: {_value(column[order[0]], score)} in {form}.",
+                            f"in block {first.block}" if first and first.block >= 0 else ""))  # fmt: skip
         items.append(Figure(f"Held by the top {tenth}", words.share(share),
                             f"Share of the sum that the {tenth} most sensitive of {len(order)} layers hold. The more, "
                             "the more a mixed recipe can gain."))  # fmt: skip

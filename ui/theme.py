@@ -13,10 +13,16 @@ Mode = Literal["light", "dark"]
 
 CONFIG: dict[str, Any] = {
     "displaylogo": False,
-    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
     "toImageButtonOptions": {"format": "svg", "filename": "quantlens"},
 }
 """Plotly's settings for every chart: the camera saves a vector drawing."""
+
+_SELECTED = (
+    "[data-testid=stButtonGroup] button[data-selected=true]",
+    "[data-testid=stTab][aria-selected=true]",
+    "[data-testid=stSliderThumbValue]",
+)
 
 
 def mode() -> Mode:
@@ -43,6 +49,16 @@ def _palette(mode: Mode) -> Palette:
         background=option("backgroundColor"),
         accent=option("primaryColor"),
     )
+
+
+def brighten_selected() -> None:
+    """In the dark theme, write what is selected in the brighter colour of links.
+
+    Streamlit writes it in the primary colour, which must also carry white text and is therefore too quiet there.
+    """
+    if mode() == "dark":
+        selected = ", ".join(_SELECTED)
+        st.html(f"<style>{selected} {{color: {st.get_option('theme.dark.linkColor')} !important}}</style>")
 
 
 def chart(figure: go.Figure, key: str, alt: str, **options: Any) -> Any:

@@ -12,6 +12,8 @@ from quant_core.schema import ModelInfo, ModelRef
 from ui import entry, state, words
 from ui.jobs import request_result, workspace
 
+_SAID = "widgets:said"
+
 
 class Figure(NamedTuple):
     """A number, its unit in ``value``, and a sentence on what it means and where it comes from."""
@@ -74,6 +76,21 @@ def figures(items: Sequence[Figure]) -> None:
                 delta_arrow="off",
                 width="content",
             )
+
+
+def say(sentence: str, icon: str) -> None:
+    """Have a callback's sentence shown by the ``said`` of the run that follows.
+
+    A callback of a fragment may not draw, not even a toast.
+    """
+    st.session_state[_SAID] = (sentence, icon)
+
+
+def said() -> None:
+    """Show what a callback said, once."""
+    if _SAID in st.session_state:
+        sentence, icon = st.session_state.pop(_SAID)
+        st.toast(sentence, icon=icon)
 
 
 def empty_state(sentence: str, stem: str = "", label: str = "", **changes: str) -> None:

@@ -100,8 +100,11 @@ _STYLES: dict[MarkKind, _Style] = {
 }
 
 
-def draw_pareto_front(data: Front, palette: Palette) -> go.Figure:
-    """Size across, predicted KL up on a log axis; marks with standard errors carry 95 % intervals."""
+def draw_pareto_front(data: Front, palette: Palette, pinned: bool = False) -> go.Figure:
+    """Size across, predicted KL up on a log axis; marks with standard errors carry 95 % intervals.
+
+    ``pinned`` says that pins bind the front, so that a uniform format, which heeds none, may lie below it.
+    """
     title = "Predicted KL at each size"
     if not data.sizes and not data.marks:
         return empty_figure(
@@ -116,7 +119,7 @@ def draw_pareto_front(data: Front, palette: Palette) -> go.Figure:
             go.Scatter(
                 x=data.sizes,
                 y=data.kl,
-                name="best mixed recipes",
+                name="best with these pins" if pinned else "best mixed recipes",
                 mode="lines",
                 line={"color": palette.categorical[0], "width": 2.5, "shape": "hv"},
                 hovertemplate="<b>%{x:,.3f} "

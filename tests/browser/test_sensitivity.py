@@ -1,0 +1,34 @@
+"""The sensitivity map under a real mouse, on a seeded store: Streamlit reports no clicks on a heatmap of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.served import Served, at_rest
+from tests.seeded import seed
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+
+def test_a_click_on_a_cell_opens_its_layer(app: Served, page: Page) -> None:
+    seed(Path(app.home))
+    page.goto(f"{app.url}/sensitivity")
+    cells = page.locator(".st-key-cells-map .nsewdrag").first
+    expect(cells).to_be_visible()
+    at_rest(page)
+    for block, row, name in ((5, 6, "layers.5.mlp.down_proj"), (2, 1, "layers.2.self_attn.k_proj")):
+        area = cells.bounding_box()
+        assert area is not None
+        page.mouse.click(
+            area["x"] + area["width"] * (block + 0.5) / 8, area["y"] + area["height"] * (row + 0.5) / 7
+        )
+        expect(page.get_by_text(f"model.{name}.weight")).to_be_visible()
+        expect(page).to_have_url(re.compile(rf"unit=model\.{re.escape(name)}\.weight"))
+        at_rest(page)
+    page.get_by_role("link", name="Open its weights").click()
+    expect(page.get_by_role("heading", name="Weights", level=1)).to_be_visible()
+    expect(page.get_by_text("model.layers.2.self_attn.k_proj.weight").first).to_be_visible()
