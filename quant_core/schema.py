@@ -511,7 +511,7 @@ class Recipe:
     predicted_kl: float | None
     predicted_stderr: float | None
     calibration: str
-    """Label and hash of the calibration text."""
+    """What the calibration text is called."""
     calibration_hash: str
     seed: int
     budget: Budget | None

@@ -188,7 +188,7 @@ def test_a_killed_worker_leaves_a_failed_job_that_can_be_retried(client: Client)
     killed = end_worker(client.home, signal.SIGKILL)
     job = client.job(job.id)
     assert (job.state, job.error) == ("failed", "The worker process ended while this job ran.")
-    assert job.hint == "Press Retry to start it again."
+    assert job.hint == "Start it again."
     hold(client, False)
     assert ended(client, waiting).state == "done", "a queued job gets a new worker"
     assert ended(client, client.retry(job.id)).state == "done"

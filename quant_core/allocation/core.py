@@ -62,7 +62,8 @@ def by_states(core: Core, work: int) -> Found:
         work: How many sums may be formed in all; beyond it the search ends unproven with the best seen.
     """
     starts = np.flatnonzero(np.diff(core.unit, prepend=-1))
-    gain = np.where(core.more > 0, -core.added / np.maximum(core.more, 1), 0.0)
+    # A unit may always stay as it is, so that bits to spare never cost anything.
+    gain = np.where(core.more > 0, np.maximum(-core.added, 0.0) / np.maximum(core.more, 1), 0.0)
     loss = np.where(core.more < 0, core.added / np.maximum(-core.more, 1), np.inf)
     gain, loss = np.maximum.reduceat(gain, starts), np.minimum.reduceat(loss, starts)
     order = np.argsort(np.minimum(core.slope - gain, loss - core.slope), kind="stable")

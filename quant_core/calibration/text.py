@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant_core.errors import TextError
+from quant_core.errors import ModelError, TextError
 from quant_core.jobs.context import Context
 from quant_core.models.loading import LoadedModel
 from quant_core.schema import TextSource
@@ -61,6 +61,7 @@ def tokenize(context: Context, loaded: LoadedModel, source: TextSource, tokens: 
     text, label = _read(source)
     tokenizer: Any = loaded.tokenizer
     stream = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+    check_ids(loaded, stream)
     if len(stream) < _FEWEST:
         raise TextError(
             f"The text ({label}) has {len(stream)} tokens, and at least {_FEWEST} are needed.",
@@ -73,6 +74,16 @@ def tokenize(context: Context, loaded: LoadedModel, source: TextSource, tokens: 
     ids = stream[: rows * body].reshape(rows, body)
     prefix = torch.tensor(start, dtype=torch.long).expand(rows, len(start))
     return Tokens(torch.cat([prefix, ids], dim=1), _hash(text), label)
+
+
+def check_ids(loaded: LoadedModel, ids: Tensor) -> None:
+    """Raise ``ModelError`` for token ids that the model has no embedding for."""
+    known = loaded.model.get_input_embeddings().weight.shape[0]
+    if ids.numel() and int(ids.max()) >= known:
+        raise ModelError(
+            f"The tokenizer of {loaded.info.title} makes token {int(ids.max())}, and the model knows only {known:,}.",
+            "Put the tokenizer that belongs to the model beside its weights.",
+        )
 
 
 def _hash(text: str) -> str:

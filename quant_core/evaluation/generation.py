@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quant_core.calibration.text import check_ids
 from quant_core.errors import TextError
 from quant_core.jobs.context import Context
 from quant_core.models.loading import LoadedModel
@@ -58,6 +59,7 @@ def _encode(loaded: LoadedModel, request: GenerateRequest) -> Tensor:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     else:
         ids = tokenizer(request.prompt)["input_ids"]
+    check_ids(loaded, torch.tensor(ids))
     limit = loaded.info.context_length
     if limit and len(ids) + request.tokens > limit:
         raise TextError(

@@ -21,7 +21,7 @@ class Float8E4M3(Format):
     def quantize(self, blocks: Tensor) -> Codes:
         """Codes as float8_e4m3fn (blocks, block size), scales as float32 (blocks, 1)."""
         largest = blocks.abs().amax(dim=1, keepdim=True)
-        scales = torch.where(largest > 0, largest / LARGEST, 1.0)
+        scales = (largest / LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
         return Codes((blocks / scales).clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scales)
 
     def dequantize(self, codes: Codes) -> Tensor:
@@ -30,7 +30,8 @@ class Float8E4M3(Format):
 
     def grid(self, codes: Codes) -> Tensor:
         """The 253 different finite values of the block."""
-        every = torch.arange(256, dtype=torch.int16).to(torch.uint8).view(torch.float8_e4m3fn).float()
+        numbers = torch.arange(256, dtype=torch.int16, device=codes.scales.device)
+        every = numbers.to(torch.uint8).view(torch.float8_e4m3fn).float()
         values: Tensor = torch.unique(every[torch.isfinite(every)]) * codes.scales[0, 0]
         return values
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from quant_core.errors import FormatError
 from quant_core.formats.base import Codes, Format, register
 from quant_core.schema import FamilyInfo, FormatSpec
 
@@ -39,7 +40,12 @@ class IntegerFormat(Format):
         high = blocks.amax(dim=1, keepdim=True).clamp(min=0.0)
         steps = float(self.high - self.low)
         span = torch.maximum(-low, high) * 2.0 if self.symmetric else high - low
-        scales = (span / steps).clamp(_SMALLEST, _LARGEST).to(torch.float16)
+        if float(span.max()) / steps > _LARGEST:
+            raise FormatError(
+                f"The weight reaches {float(blocks.abs().max()):.3g}, beyond what a float16 scale can hold.",
+                "Keep this weight in its original format.",
+            )
+        scales = (span / steps).clamp(min=_SMALLEST).to(torch.float16)
         step = scales.float()
         scaled = blocks / step
         if self.symmetric:
@@ -57,7 +63,7 @@ class IntegerFormat(Format):
 
     def grid(self, codes: Codes) -> Tensor:
         """The ``2^bits`` values of the block."""
-        every = torch.arange(self.low, self.high + 1, dtype=torch.int8)[None]
+        every = torch.arange(self.low, self.high + 1, dtype=torch.int8, device=codes.scales.device)[None]
         return self.dequantize(Codes(every, codes.scales, codes.zero_points))[0]
 
 

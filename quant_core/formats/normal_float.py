@@ -55,7 +55,8 @@ class NormalFloat4(Format):
 
     def grid(self, codes: Codes) -> Tensor:
         """The sixteen values of the block."""
-        return self.dequantize(Codes(torch.arange(16, dtype=torch.uint8)[None], codes.scales))[0]
+        every = torch.arange(16, dtype=torch.uint8, device=codes.scales.device)[None]
+        return self.dequantize(Codes(every, codes.scales))[0]
 
 
 register(

@@ -34,7 +34,7 @@ REPORT_SECONDS = 0.1
 SERVE_SECONDS = 0.05
 """A long job looks for waiting interactive ones at most this often."""
 
-STOPPED = ("The worker was stopped while this job ran.", "Press Retry to start it again.")
+STOPPED = ("The worker was stopped while this job ran.", "Start it again.")
 NO_MEMORY = (
     "There was not enough memory for this job.",
     "Close other programs, or choose a smaller model, a 16-bit dtype or fewer tokens; then press Retry.",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -54,9 +55,22 @@ def build_graph(model: PreTrainedModel, bits: int) -> Graph:
             continue
         for slot in made:
             slots.setdefault(slot.unit.name, slot)
+    slots = _with_distinct_roles(slots)
     counted = {id(slot.parameter) for slot in slots.values()}
     other = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in counted)
     return Graph(slots, tuple(sites), other)
+
+
+def _with_distinct_roles(slots: dict[str, Slot]) -> dict[str, Slot]:
+    """Call GPT-2's two ``c_proj`` of a block ``attn.c_proj`` and ``mlp.c_proj``: a role is met once in a block."""
+    met = Counter((slot.unit.block, slot.unit.role) for slot in slots.values())
+    twice = {role for (_, role), count in met.items() if count > 1}
+    return {
+        name: replace(slot, unit=replace(slot.unit, role=".".join(name.split(".")[-3:-1])))
+        if slot.unit.role in twice
+        else slot
+        for name, slot in slots.items()
+    }
 
 
 def _matrix_slot(path: str, module: nn.Module, is_head: bool, names: dict[int, list[str]], bits: int) -> Slot:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -24,6 +26,7 @@ from transformers.models.auto.modeling_auto import (
 
 from quant_core.errors import ModelError
 from quant_core.models.graph import Graph, build_graph
+from quant_core.models.memory import free_memory
 from quant_core.models.sources import Checkpoint, check, fingerprint, locate, title_of
 from quant_core.schema import ModelInfo, ModelRef
 
@@ -31,8 +34,8 @@ log = logging.getLogger(__name__)
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
-_HEADROOM = 1.3
-"""Memory wanted, as a multiple of the weights: activations, one layer in float32, a swapped copy of some layers."""
+_HEADROOM = 2.2
+"""Memory wanted, as a multiple of the weights: a second copy while a recipe runs beside the original, activations."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ def load(ref: ModelRef, roots: Sequence[str] = ()) -> LoadedModel:
 def _check_architecture(checkpoint: Checkpoint) -> None:
     try:
         config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    except StrictDataclassError as error:
+        raise ModelError(
+            f"config.json of {checkpoint.title} holds a value that makes no sense: {_last_line(error)}",
+            "Download the model again.",
+        ) from error
     except (ValueError, KeyError, OSError) as error:
         kind = checkpoint.config.get("model_type", "unknown")
         raise ModelError(
@@ -137,14 +145,25 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _check_memory(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    needed = checkpoint.parameters * dtype.itemsize * _HEADROOM
-    if needed > free:
-        name = str(dtype).removeprefix("torch.")
-        raise ModelError(
-            f"{checkpoint.title} needs about {_size(needed)} in {name}, and {_size(free)} are free.",
-            "Choose a 16-bit dtype or a smaller model, or free some memory.",
-        )
+    weights = checkpoint.parameters * dtype.itemsize
+    wanted = {device: weights * _HEADROOM}
+    wanted.setdefault(
+        torch.device("cpu"), weights
+    )  # where a model passes through on its way to another device
+    for place, needed in wanted.items():
+        free = free_memory(place)
+        if needed > free:
+            name = str(dtype).removeprefix("torch.")
+            raise ModelError(
+                f"{checkpoint.title} needs about {_size(needed)} in {name} on the {place.type.upper()}, and "
+                f"{_size(free)} are free.",
+                "Choose a 16-bit dtype or a smaller model, or free some memory.",
+            )
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def _size(count: float) -> str:
@@ -158,18 +177,26 @@ def _load_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel
         "trust_remote_code": False,
         "local_files_only": True,
         "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # reported below, by name
     }
     try:
         model, report = AutoModelForCausalLM.from_pretrained(checkpoint.folder, **options)
-    except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (
+        RuntimeError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:
         raise ModelError(
-            f"The weights of {checkpoint.title} do not fit its config.json: {first}",
+            f"The weights of {checkpoint.title} do not fit its config.json: {_last_line(error)}",
             "Download the model again, or check that weights and config belong together.",
         ) from error
     for key, what in (("missing_keys", "lacks"), ("mismatched_keys", "has the wrong shape for")):
         if report[key]:
-            example = min(map(str, report[key]))
+            example = min(entry if isinstance(entry, str) else str(entry[0]) for entry in report[key])
             raise ModelError(
                 f"{checkpoint.title} {what} {len(report[key])} weights its config.json asks for, such as {example}.",
                 "Download the model again; analyzing it would mean guessing those weights.",
@@ -183,6 +210,14 @@ def _load_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel
         )
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def _other_bits(checkpoint: Checkpoint, graph: Graph, total: int) -> int:
+    """Stored bits of what is no unit: what the files hold beside the units, where they hold nothing twice."""
+    units = sum(unit.parameters * unit.bits for unit in graph.units)
+    if checkpoint.parameters == total and checkpoint.stored_bits > units:
+        return checkpoint.stored_bits - units
+    return graph.other_parameters * checkpoint.bits
 
 
 def _describe(
@@ -200,19 +235,35 @@ def _describe(
     heads = getattr(config, "num_attention_heads", 1)
     head = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    other = graph.other_parameters
+    total = other + sum(unit.parameters for unit in units)
     notes = []
     if any(unit.tied for unit in units):
         notes.append("The embedding and the head share one weight, counted once.")
     routed = sum(unit.kind == "expert" for unit in units)
     if routed:
         notes.append(f"{routed} expert weights are kept in 3-D parameters; each expert is its own unit.")
+        notes.append(
+            "Scores do not see that rounding can send a token to other experts: predicted KL comes out too low, so "
+            "measure a recipe before you trust it."
+        )
+    if other > 0.02 * total:
+        notes.append(
+            f"{other / 1e6:,.1f} M parameters ({other / total:.0%}) keep their format: norms, biases, positions, and "
+            "layers of a kind that is not known here."
+        )
+    if config._attn_implementation not in ALL_ATTENTION_FUNCTIONS:
+        notes.append(
+            "This model's attention cannot be looked into, so the scores of keys and values are rough: compare them "
+            "with measured KL."
+        )
     return ModelInfo(
         ref=ref,
         title=checkpoint.title,
         fingerprint=fingerprint(checkpoint),
         architecture=type(model).__name__,
-        parameters=graph.other_parameters + sum(unit.parameters for unit in units),
-        other_bits=graph.other_parameters * checkpoint.bits,
+        parameters=total,
+        other_bits=_other_bits(checkpoint, graph, total),
         units=units,
         blocks=blocks,
         hidden_size=int(config.hidden_size),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import struct
@@ -17,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -30,19 +32,10 @@ from quant_core.errors import ModelError
 from quant_core.schema import ModelRef
 
 BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "demo-model"
-_DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
-_WIDTH = {
-    "F64": 64,
-    "F32": 32,
-    "F16": 16,
-    "BF16": 16,
-    "I64": 64,
-    "I32": 32,
-    "I16": 16,
-    "I8": 8,
-    "U8": 8,
-    "BOOL": 8,
-}
+_DOWNLOADED = ["model*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+_PICKLES = {".bin", ".pt", ".pth"}
+_FLOATS = {"F64": ("float64", 64), "F32": ("float32", 32), "F16": ("float16", 16), "BF16": ("bfloat16", 16)}
+"""safetensors' name of a dtype to ours and its bits."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +48,8 @@ class Checkpoint:
     parameters: int
     dtype: str
     bits: int
+    stored_bits: int
+    """Bits of all stored values, each in its own dtype."""
 
 
 def locate(ref: ModelRef, roots: Sequence[str] = ()) -> Path:
@@ -89,7 +84,11 @@ def _confined(folder: Path, roots: Sequence[str]) -> Path:
 def _from_hub(ref: ModelRef) -> Path:
     wanted: dict[str, Any] = {"revision": ref.revision or None, "allow_patterns": _DOWNLOADED}
     try:
-        return Path(snapshot_download(ref.source, **wanted))
+        folder = Path(snapshot_download(ref.source, **wanted))
+        if not any(folder.glob("*.safetensors")):
+            names = list_repo_files(ref.source, revision=ref.revision or None)
+            raise _no_safetensors(ref.source, any(Path(name).suffix in _PICKLES for name in names))
+        return folder
     except GatedRepoError as error:
         raise ModelError(
             f"Access to {ref.source!r} is restricted by its authors.",
@@ -105,7 +104,7 @@ def _from_hub(ref: ModelRef) -> Path:
             f"There is no folder and no hub model {ref.source!r}.",
             "Check the spelling; a private model needs HF_TOKEN in the environment.",
         ) from error
-    except (LocalEntryNotFoundError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelError(
             f"{ref.source!r} is neither a folder nor in the local hub cache, and the hub cannot be reached.",
             "Check the spelling and the network, or choose 'bundled' or a local folder.",
@@ -115,35 +114,51 @@ def _from_hub(ref: ModelRef) -> Path:
 def check(folder: Path, title: str) -> Checkpoint:
     """Read the small files and refuse, with a reason, what cannot be analyzed."""
     config = _read_json(folder / "config.json", title)
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "an unnamed method")
+    if quantized := config.get("quantization_config"):
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
         raise ModelError(
-            f"{title} is already quantized ({method}).", "Choose the original checkpoint, in 16 or 32 bits."
+            f"{title} is already quantized ({method or 'an unnamed method'}).",
+            "Choose the original checkpoint, in 16 or 32 bits.",
         )
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
-            raise ModelError(
-                f"{title} holds only pickle weights (.bin, .pt), which can run code when they are opened.",
-                "Choose a repository with .safetensors files, or convert it with save_pretrained.",
-            )
-        raise ModelError(f"{title} holds no .safetensors file.", "Choose the folder that holds the weights.")
-    count, widths = 0, Counter[str]()
-    for file in files:
+    values: Counter[str] = Counter()
+    for file in weight_files(folder, title):
         for dtype, shape in _header(file, title):
-            size = 1
-            for length in shape:
-                size *= length
-            widths[dtype] += size
-            count += size
-    dtype = widths.most_common(1)[0][0] if widths else "F32"
-    if dtype not in _WIDTH or (dtype[0] in "IUB" and dtype != "BF16"):
+            values[dtype] += math.prod(shape)
+    dtype = values.most_common(1)[0][0] if values else "F32"
+    if dtype not in _FLOATS:
         raise ModelError(
             f"{title} stores its weights as {dtype}, which are not plain floats.",
             "Choose the original checkpoint, in 16 or 32 bits.",
         )
-    names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
-    return Checkpoint(folder, title, config, count, names[dtype], _WIDTH[dtype])
+    name, bits = _FLOATS[dtype]
+    stored = sum(count * _FLOATS.get(kind, ("", 8))[1] for kind, count in values.items())
+    return Checkpoint(folder, title, config, values.total(), name, bits, stored)
+
+
+def weight_files(folder: Path, title: str) -> list[Path]:
+    """The files a model's weights are in: those its index names, else ``model.safetensors``, else all there are."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        named = _read_json(index, title).get("weight_map", {})
+        files = sorted({folder / str(name) for name in named.values()})
+    else:
+        whole = folder / "model.safetensors"
+        files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise _no_safetensors(title, any(file.suffix in _PICKLES for file in folder.iterdir()))
+    for file in files:
+        if not file.is_file():
+            raise ModelError(f"{title} lacks its file {file.name}.", "Download the model again.")
+    return files
+
+
+def _no_safetensors(title: str, pickles: bool) -> ModelError:
+    if pickles:
+        return ModelError(
+            f"{title} holds only pickle weights (.bin, .pt), which can run code when they are opened.",
+            "Choose a repository with .safetensors files, or convert it with save_pretrained.",
+        )
+    return ModelError(f"{title} holds no .safetensors file.", "Choose the folder that holds the weights.")
 
 
 def _read_json(file: Path, title: str) -> dict[str, Any]:
@@ -162,23 +177,29 @@ def _read_json(file: Path, title: str) -> dict[str, Any]:
 
 def _header(file: Path, title: str) -> list[tuple[str, list[int]]]:
     """Dtype and shape of every tensor in a safetensors file, from its header alone."""
+    size = file.stat().st_size
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            if length > file.stat().st_size:
+            if length > size:
                 raise ValueError("its header is longer than the file")
-            header = json.loads(stream.read(length))
-        return [(entry["dtype"], entry["shape"]) for name, entry in header.items() if name != "__metadata__"]
-    except (OSError, ValueError, KeyError, struct.error) as error:
+            header: dict[str, Any] = json.loads(stream.read(length))
+        entries = [entry for name, entry in header.items() if name != "__metadata__"]
+        found = [(str(entry["dtype"]), [int(part) for part in entry["shape"]]) for entry in entries]
+        end = 8 + length + max((int(entry["data_offsets"][1]) for entry in entries), default=0)
+        if end > size:
+            raise ValueError(f"it should be {end:,} bytes long and is {size:,}")
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error) as error:
         raise ModelError(
             f"{file.name} of {title} is no readable safetensors file: {error}.", "Download the model again."
         ) from error
+    return found
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
     """A 24-digit hash of the configuration and every byte of the weights: equal content, equal fingerprint."""
     total = hashlib.sha256(json.dumps(checkpoint.config, sort_keys=True).encode())
-    for file in sorted(checkpoint.folder.glob("*.safetensors")):
+    for file in weight_files(checkpoint.folder, checkpoint.title):
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()[:24]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import psutil
 import torch
 from torch import Tensor
 
-from quant_core.formats import Format, fake_quantize
+from quant_core.formats import Format
 from quant_core.models.layers import Slot
+from quant_core.models.memory import free_memory
+from quant_core.models.patch import rounded
 
 _SHARE = 0.25
 """Share of the free memory that kept errors may take."""
@@ -25,7 +26,7 @@ class RoundingErrors:
     def __init__(self, formats: Sequence[Format]) -> None:
         self.formats = tuple(formats)
         self._kept: dict[tuple[str, str], Tensor] = {}
-        self._room = int(psutil.virtual_memory().available * _SHARE)
+        self._room: int | None = None
 
     def of(self, slot: Slot, form: Format) -> Tensor:
         """The error (rows, columns) of one unit in one format."""
@@ -33,8 +34,10 @@ class RoundingErrors:
         if key in self._kept:
             return self._kept[key]
         weight = slot.matrix().float()
-        error = fake_quantize(form, weight) - weight
+        error = rounded(slot, form.name).float() - weight
         size = error.numel() * error.element_size()
+        if self._room is None:
+            self._room = int(free_memory(error.device) * _SHARE)
         if size <= self._room:
             self._room -= size
             self._kept[key] = error

@@ -36,9 +36,9 @@ LABELS = 2
 """Labels drawn at each position; more mean less noise, and each costs one backward pass."""
 _RESAMPLES = 200
 _LOGITS = 16_000_000
-"""Logits a batch may hold: at most 64 MB in float32."""
+"""Logits a batch may hold (64 MB in float32), unless one sequence alone has more."""
 _ACTIVATIONS = 100_000_000
-"""Captured values a batch may hold: at most 400 MB in float32."""
+"""Inputs and gradients a batch may hold (400 MB in float32), unless one sequence alone has more."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ def score_layers(
     noise = torch.zeros(len(slots), len(formats), dtype=torch.float64)
     signal = torch.zeros(len(slots), dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
-    step = batch_rows(loaded, length, sum(slot.unit.rows + slot.unit.columns for slot in slots))
+    captured = sum(LABELS * slot.unit.rows + slot.unit.columns for slot in slots)
+    step = batch_rows(loaded, length, captured)
     for start in range(0, sequences, step):
         context.progress(start / sequences, f"{start * length:,} of {tokens.count:,} calibration tokens")
         ids = tokens.ids[start : start + step]

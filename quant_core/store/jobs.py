@@ -18,7 +18,7 @@ from quant_core.store.database import Database
 from quant_core.store.keys import request_key
 from quant_core.store.kinds import kind_of, title_of
 
-LOST = ("The worker process ended while this job ran.", "Press Retry to start it again.")
+LOST = ("The worker process ended while this job ran.", "Start it again.")
 KEPT_JOBS = 500
 
 _COLUMNS = ", ".join(field.name for field in fields(Job))

@@ -1,0 +1,13 @@
+"""How much memory a device has to spare."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be taken on ``device`` without pushing anything else out."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
