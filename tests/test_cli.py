@@ -203,6 +203,56 @@ def test_the_catalog_is_written_and_checked(
     assert "python -m quant_core catalog" in outcome.err
 
 
+# --- what is said beside the answer
+
+
+def test_padding_is_said(call: Call, model: Path, tmp_path: Path) -> None:
+    """Rows of 96 inputs are one and a half groups of 64; in every other weight of the tiny model groups divide."""
+    options = [model, "--formats", "int4", "--score", "weight", "--text", _prose(tmp_path)]
+    said = call("sensitivity", *options).out
+    assert "int4/g64/asym: rows of 2 weights are no whole number of groups; 4,096 padded values" in said
+    assert call("sensitivity", *options, "--json").json["padded"] == {"int4/g64/asym": 4096}
+
+
+def test_measuring_on_the_calibration_text_is_noted(call: Call, model: Path, tmp_path: Path) -> None:
+    text, file = _prose(tmp_path), tmp_path / "recipe.json"
+    call("recipe", model, "--bits", 5, "--tokens", 256, "--text", text, "--out", file, "--formats", "int4")
+    assert "calibrated on" in call("evaluate", model, "--recipe", file, "--tokens", 256, "--text", text).err
+    other = tmp_path / "other.txt"
+    other.write_text(tiny.PROSE.upper() * 12)
+    assert "calibrated on" not in call("evaluate", model, "--recipe", file, "--text", other).err
+
+
+def test_text_the_model_writes_itself_and_a_missing_chat_template(call: Call, model: Path) -> None:
+    scores = call(
+        "sensitivity", model, "--formats", "int4", "--tokens", 256, "--text", "self:3", "--json"
+    ).json
+    assert "written by the model, seed 3" in scores["text"]
+    refused = call("generate", model, "--prompt", "The cat", "--chat")
+    assert refused.code == 1
+    assert "has no chat template" in refused.err
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(call: Call, tmp_path: Path) -> None:
+    for place in ("/", tmp_path / "no" / "such" / "recipe.json"):
+        outcome = call("recipe", "nothing-there", "--bits", 4, "--out", place)
+        assert outcome.code == 1
+        assert "cannot be written" in outcome.err
+
+
+def test_a_megabytes_budget_below_the_embedding_says_what_helps(call: Call) -> None:
+    outcome = call("recipe", "bundled", "--megabytes", 9, "--tokens", 512)
+    assert outcome.code == 1
+    assert "the smallest takes" in outcome.err
+    assert "--include embeddings" in outcome.err
+
+
+def _prose(folder: Path) -> Path:
+    file = folder / "prose.txt"
+    file.write_text(tiny.PROSE * 12)
+    return file
+
+
 # --- the main job
 
 

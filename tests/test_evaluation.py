@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quant_core.calibration.text import bundled_text, tokenize
-from quant_core.errors import QuantError, TextError
+from quant_core.errors import ModelError, QuantError, TextError
 from quant_core.evaluation.generation import choose, generate
 from quant_core.evaluation.layer import layer_view
 from quant_core.evaluation.quality import evaluate
@@ -231,6 +232,15 @@ def test_a_short_text_still_makes_eight_sequences(llama: LoadedModel) -> None:
 def test_too_little_text_is_refused(llama: LoadedModel, text: str) -> None:
     with pytest.raises(TextError, match="at least 64 are needed"):
         tokenize(FakeContext(llama), llama, TextSource("inline", text), 1024, 256)
+
+
+def test_a_tokenizer_of_another_model_is_refused(llama: LoadedModel) -> None:
+    tokenizer = copy.deepcopy(llama.tokenizer)
+    tokenizer.add_tokens(["unheard-of"])
+    other = LoadedModel(llama.model, tokenizer, llama.graph, llama.info)
+    text = TextSource("inline", "unheard-of " * 100)
+    with pytest.raises(ModelError, match="makes token 384, and the model knows only 384"):
+        tokenize(FakeContext(other), other, text, 1024, 256)
 
 
 def test_text_the_model_writes_itself(llama: LoadedModel) -> None:

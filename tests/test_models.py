@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from pathlib import Path
 
 import psutil
@@ -64,6 +65,17 @@ def test_units_of_each_architecture(tiny: LoadedModel) -> None:
     tied = tiny.model.get_output_embeddings().weight is tiny.model.get_input_embeddings().weight
     assert kinds.count("head") == (0 if tied else 1)
     assert any(unit.tied for unit in tiny.info.units) == tied
+
+
+def test_a_role_is_met_once_in_a_block(tiny: LoadedModel) -> None:
+    """GPT-2 calls two weights of a block c_proj; on a map of block by role they must not share a cell."""
+    met = [(unit.block, unit.role) for unit in tiny.info.units]
+    assert len(met) == len(set(met))
+
+
+def test_what_scores_cannot_see_is_noted(tiny: LoadedModel) -> None:
+    routed = tiny.info.architecture == "MixtralForCausalLM"
+    assert any("other experts" in note for note in tiny.info.notes) == routed
 
 
 def test_fused_groups(llama: LoadedModel) -> None:
@@ -166,6 +178,44 @@ def test_damaged_weights(folder: Path) -> None:
     assert "no readable safetensors" in _refusal(folder).message
 
 
+def test_weights_cut_short(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    assert "bytes long and is" in _refusal(folder).message
+
+
+def test_a_header_that_is_no_mapping(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"[]")
+    assert "no readable safetensors" in _refusal(folder).message
+
+
+def test_a_shard_is_missing(folder: Path) -> None:
+    index = {"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "lacks its file model-00002-of-00002.safetensors" in _refusal(folder).message
+
+
+def test_weights_beside_the_model_do_not_count(folder: Path) -> None:
+    before = load(ModelRef(str(folder))).info
+    save_file({"copy": torch.zeros(1000)}, folder / "consolidated.safetensors")
+    assert load(ModelRef(str(folder))).info == before
+
+
+def test_a_config_value_that_makes_no_sense(folder: Path) -> None:
+    _edit_config(folder, hidden_size="abc")
+    assert "holds a value that makes no sense" in _refusal(folder).message
+
+
+def test_norms_count_in_their_own_dtype(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    half = {name: tensor.bfloat16() if tensor.dim() > 1 else tensor for name, tensor in weights.items()}
+    save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
+    info = load(ModelRef(str(folder))).info
+    assert info.dtype == "bfloat16"
+    assert info.other_bits == sum(tensor.numel() * 32 for tensor in weights.values() if tensor.dim() == 1)
+    assert info.original_bits == sum(tensor.numel() * tensor.element_size() * 8 for tensor in half.values())
+
+
 def test_missing_weights(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.0.mlp.up_proj.weight"]
@@ -182,8 +232,10 @@ def test_extra_weights(folder: Path) -> None:
 
 def test_weights_of_another_shape(folder: Path) -> None:
     _edit_config(folder, intermediate_size=128)
-    message = _refusal(folder).message
-    assert "do not fit" in message or "wrong shape" in message
+    assert (
+        "wrong shape for 6 weights its config.json asks for, such as model.layers.0.mlp.down_proj"
+        in _refusal(folder).message
+    )
 
 
 def test_no_config(folder: Path) -> None:
@@ -215,6 +267,8 @@ def test_unknown_type_needs_its_own_code(folder: Path) -> None:
 def test_already_quantized(folder: Path) -> None:
     _edit_config(folder, quantization_config={"quant_method": "gptq"})
     assert "already quantized (gptq)" in _refusal(folder).message
+    _edit_config(folder, quantization_config="int4")
+    assert "already quantized (int4)" in _refusal(folder).message
 
 
 def test_not_enough_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,9 +56,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
         recipe,
         model=draw(NAMES),
         revision=draw(NAMES),
-        average_bits=draw(NUMBERS),
-        predicted_kl=draw(st.none() | NUMBERS),
-        predicted_stderr=draw(st.none() | NUMBERS),
+        predicted_kl=draw(st.none() | NUMBERS.map(abs)),
+        predicted_stderr=draw(st.none() | NUMBERS.map(abs)),
         calibration=draw(NAMES),
         seed=draw(st.integers(0, 2**63) | st.just(10**400)),
         libraries=draw(st.dictionaries(NAMES, NAMES, max_size=3)),
@@ -282,6 +281,8 @@ def test_an_edited_recipe_that_contradicts_itself_is_refused() -> None:
     assert "total_bytes is" in refusal(edited(Q0, format="int4/g64/asym", parameters=four, bits=4.3125))
     assert "total_bytes is 1, but its units add up to" in refusal(data(total_bytes=1.0))
     assert "original_bytes is 1," in refusal(data(original_bytes=1.0))
+    assert "average_bits is 2, but its units average" in refusal(data(average_bits=2.0))
+    assert "predicted_kl is -5, which no divergence can be" in refusal(data(predicted_kl=-5.0))
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,6 @@ def generate_command(info: ModelInfo, file: str) -> str:
         ("--tokens", str(LENGTH.get())),
         ("--temperature", f"{TEMPERATURE.get():g}"),
     ]
-    if info.chat and CHAT.get() == "yes":
-        options.append(("--chat", ""))
+    if info.chat:
+        options.append(("--chat" if CHAT.get() == "yes" else "--no-chat", ""))
     return _line("generate", info, options)

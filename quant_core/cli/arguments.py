@@ -12,6 +12,10 @@ from quant_core.cli import commands
 from quant_core.workspace import DEFAULT_FORMATS
 
 FORMATS = ",".join(DEFAULT_FORMATS)
+TEXT_HELP = (
+    "own text instead of the bundled one: a file, 'self' or 'self:SEED' for text the model writes, or "
+    "'dataset:NAME[:CONFIG[:SPLIT[:COLUMN]]]'"
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate = add("evaluate", commands.evaluate, "Measure a recipe against the original.", model)
     evaluate.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="recipe to measure")
-    evaluate.add_argument("--text", type=Path, metavar="FILE", help="own text instead of the bundled one")
+    evaluate.add_argument("--text", metavar="FILE", help=TEXT_HELP)
     evaluate.add_argument(
         "--tokens", type=_count, default=4096, help="how many to measure on (default: 4096)"
     )
@@ -63,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--prompt", required=True, help="text to continue")
     generate.add_argument("--recipe", type=Path, metavar="FILE", help="recipe to compare with the original")
-    generate.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
+    generate.add_argument("--seed", type=_seed, default=0, help="seed of the draws (default: 0)")
     generate.add_argument("--tokens", type=_count, default=60, help="how many to write (default: 60)")
     generate.add_argument(
         "--temperature", type=_not_negative, default=0.8, help="0 for the likeliest (default: 0.8)"
@@ -71,7 +75,11 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--top-p", type=_share, default=0.95, help="share of likely tokens kept (default: 0.95)"
     )
-    generate.add_argument("--chat", action="store_true", help="wrap the prompt in the model's chat template")
+    generate.add_argument(
+        "--chat",
+        action=argparse.BooleanOptionalAction,
+        help="wrap the prompt in the model's chat template (default: where it has one)",
+    )
 
     catalog = add("catalog", commands.catalog, "Write quant_core/catalog.json anew from the registries.")
     catalog.add_argument("--check", action="store_true", help="write nothing; exit with 1 if it would change")
@@ -109,10 +117,16 @@ def _scores() -> argparse.ArgumentParser:
     part.add_argument("--group", type=_count, default=64, help="values that share a scale (default: 64)")
     part.add_argument("--tokens", type=_count, default=8192, help="how many to calibrate on (default: 8192)")
     part.add_argument("--score", default="fisher", choices=("fisher", "measured", "weight", "output"))
-    part.add_argument("--text", type=Path, metavar="FILE", help="own text instead of the bundled one")
+    part.add_argument("--text", metavar="FILE", help=TEXT_HELP)
     part.add_argument("--include", choices=("embeddings",), help="decide on embedding and head too")
-    part.add_argument("--seed", type=int, default=0, help="seed of sampled labels (default: 0)")
+    part.add_argument("--seed", type=_seed, default=0, help="seed of sampled labels (default: 0)")
     return part
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from quant_core import schema
-from quant_core.cli.terminal import number, say, say_json, say_table
+from quant_core.cli.terminal import number, say, say_json, say_table, warn
 from quant_core.cli.work import (
     UsageError,
+    check_writable,
     format_name,
     open_model,
     read_recipe,
@@ -19,7 +21,7 @@ from quant_core.cli.work import (
     write_recipe,
     write_text,
 )
-from quant_core.errors import QuantError
+from quant_core.errors import BudgetError, QuantError
 from quant_core.schema import Budget, ModelInfo
 from quant_core.workspace import CATALOG, Workspace
 
@@ -94,16 +96,28 @@ def sensitivity(workspace: Workspace, options: argparse.Namespace) -> int:
             "score": score,
             "tokens": table.tokens,
         }
-        say_json(head | {"text": table.text_label, "rows": rows})
+        padded = {form: sum(row[column] for row in table.padded) for column, form in enumerate(table.formats)}
+        say_json(head | {"text": table.text_label, "padded": padded, "rows": rows})
         return 0
     say(f"{info.title}: {score} score on {table.tokens:,} tokens of {table.text_label}")
     cells = [[name, *(number(value, 3) for value in scores[row])] for row, name in enumerate(table.units)]
     say_table(("weight", *table.formats), cells)
+    _say_padding(table, table.formats)
     return 0
+
+
+def _say_padding(table: schema.ScoreTable, formats: Iterable[str]) -> None:
+    """Say which formats pad rows that their groups do not divide, and that sizes count it."""
+    for name in formats:
+        column = [row[table.formats.index(name)] for row in table.padded]
+        if any(column):
+            say(f"{name}: rows of {sum(map(bool, column))} weights are no whole number of groups; "
+                f"{sum(column):,} padded values are counted in the sizes.")  # fmt: skip
 
 
 def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
     """Solve for a recipe within a budget; the scores are computed first unless they are stored."""
+    check_writable(options.out)
     pins = {}
     for pin in options.pin:
         pattern, equals, name = pin.rpartition("=")
@@ -113,11 +127,20 @@ def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
     info, table, formats = score_model(workspace, options, tuple(pins.values()))
     budget = Budget("bits", options.bits) if options.bits else Budget("bytes", options.megabytes * 1e6)
     choice = {"pins": pins, "score": options.score, "formats": formats}
-    solution = workspace.solve(info, table, budget, **choice)
-    points = workspace.front(info, table, **choice)
+    try:
+        solution = workspace.solve(info, table, budget, **choice)
+    except BudgetError as error:
+        if budget.kind == "bits" or options.include:
+            raise
+        raise BudgetError(
+            error.message, f"{error.hint} --include embeddings makes embedding and head smaller too."
+        ) from error
+    ends = [schema.dump(point) for point in workspace.front(info, table, **choice)]
+    ends = [ends[0], ends[-1]]
     made = workspace.make_recipe(info, table, solution, budget, pins)
     if options.score not in KL_SCORES:  # sums of relative errors rank formats, but they are no KL
         made = schema.replace(made, predicted_kl=None, predicted_stderr=None)
+        ends = [end | {"predicted_kl": None} for end in ends]
     if options.out:
         write_recipe(workspace, options.out, made)
     if options.json:
@@ -126,7 +149,7 @@ def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
             {name: data[name] for name in ("model", "fingerprint", "average_bits")}
             | {"bytes": made.total_bytes, "original_bytes": made.original_bytes}
             | {name: data[name] for name in ("predicted_kl", "predicted_stderr", "budget", "pins")}
-            | {"floor": schema.dump(points[0]), "ceiling": schema.dump(points[-1]), "units": data["units"]}
+            | {"floor": ends[0], "ceiling": ends[1], "units": data["units"]}
             | {"out": str(options.out) if options.out else None}
         )
         return 0
@@ -134,8 +157,9 @@ def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
     say_table(("weight", "format", "bits"), rows)
     say()
     say(f"{made.average_bits:.3f} bits a decided weight, {made.total_bytes / 1e6:.2f} MB in all")
-    say(f"(original: {made.original_bytes / 1e6:.2f} MB; possible: {points[0].average_bits:.3f} to "
-        f"{points[-1].average_bits:.3f} bits)")  # fmt: skip
+    say(f"(original: {made.original_bytes / 1e6:.2f} MB; possible: {ends[0]['average_bits']:.3f} to "
+        f"{ends[1]['average_bits']:.3f} bits)")  # fmt: skip
+    _say_padding(table, sorted(set(made.assignment().values()) & set(table.formats)))
     if made.predicted_kl is not None:
         say(f"predicted KL {number(made.predicted_kl)} ± {number(made.predicted_stderr, 2)} nats a token")
     if options.out:
@@ -145,11 +169,14 @@ def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
 
 def evaluate(workspace: Workspace, options: argparse.Namespace) -> int:
     """Measure a recipe against the original."""
+    check_writable(options.out)
     text = read_text(options.text, schema.EVALUATION)
     info = open_model(workspace, options)
     recipe = read_recipe(workspace, options.recipe, info)
     request = schema.EvaluateRequest(info.ref, info.fingerprint, recipe.assignment(), text, options.tokens)
     measured: schema.Evaluation = run(workspace, request)
+    if measured.text_hash == recipe.calibration_hash:
+        warn("This is the text the recipe was calibrated on; measure on another one for an honest figure.")
     if options.out:
         write_recipe(workspace, options.out, schema.replace(recipe, measured=measured))
     if options.json:
@@ -181,6 +208,8 @@ def generate(workspace: Workspace, options: argparse.Namespace) -> int:
     """Continue a prompt with the original and, if one is given, a recipe."""
     info = open_model(workspace, options)
     recipe = read_recipe(workspace, options.recipe, info) if options.recipe else None
+    if options.chat and not info.chat:
+        raise QuantError(f"{info.title} has no chat template.", "Leave --chat out.")
     request = schema.GenerateRequest(
         model=info.ref,
         fingerprint=info.fingerprint,
@@ -190,7 +219,7 @@ def generate(workspace: Workspace, options: argparse.Namespace) -> int:
         seed=options.seed,
         temperature=options.temperature,
         top_p=options.top_p,
-        chat=options.chat,
+        chat=info.chat if options.chat is None else options.chat,
     )
     texts: schema.Generation = run(workspace, request)
     original, changed = "".join(texts.original), "".join(texts.recipe)

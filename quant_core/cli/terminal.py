@@ -25,6 +25,11 @@ def complain(message: str, hint: str = "") -> None:
     sys.stderr.write("\n".join(filter(None, [f"Error: {message}", hint])) + "\n")
 
 
+def warn(message: str) -> None:
+    """Something to know beside the answer, on standard error."""
+    sys.stderr.write(f"Note: {message}\n")
+
+
 def say_json(data: Any) -> None:
     """One JSON object on standard output; numbers that JSON has no word for (infinite, undefined) become null."""
     say(json.dumps(_finite(data), indent=2, allow_nan=False))

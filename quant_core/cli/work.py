@@ -81,11 +81,16 @@ def write_recipe(workspace: Workspace, file: Path, recipe: Recipe) -> None:
     write_text(file, workspace.recipe_text(recipe, "yaml" if file.suffix in {".yaml", ".yml"} else "json"))
 
 
-def read_text(file: Path | None, bundled: TextSource) -> TextSource:
-    """The user's own text, or the bundled one if no file is named; ``TextError`` if it cannot be read."""
-    return (
-        bundled if file is None else TextSource("inline", read_file(file, TextError, "text file"), file.name)
-    )
+def read_text(text: str | None, bundled: TextSource) -> TextSource:
+    """The text that ``--text`` asks for, or the bundled one; ``TextError`` if a file cannot be read."""
+    if text is None:
+        return bundled
+    kind, _, value = text.partition(":")
+    if kind == "self" and (not value or value.isdecimal()):
+        return TextSource("self", label=text, seed=int(value or 0))
+    if kind == "dataset" and value:
+        return TextSource("dataset", value, value)
+    return TextSource("inline", read_file(Path(text), TextError, "text file"), Path(text).name)
 
 
 def read_file(file: Path, kind: type[QuantError], what: str) -> str:
@@ -100,11 +105,22 @@ def read_file(file: Path, kind: type[QuantError], what: str) -> str:
         ) from error
     if not text.strip():
         raise kind(f"The {what} {str(file)!r} is empty.", "Choose another file.")
+    if "\0" in text:
+        raise kind(f"The {what} {str(file)!r} holds zero bytes and is no plain text.", "Save it as UTF-8.")
     return text
+
+
+def check_writable(file: Path | None) -> None:
+    """Raise ``QuantError`` for a file that certainly cannot be written, before work is spent on it."""
+    if file is not None and (not file.name or file.is_dir() or not file.absolute().parent.is_dir()):
+        raise QuantError(
+            f"{str(file)!r} cannot be written: its folder is missing, or it is one.", "Choose another."
+        )
 
 
 def write_text(file: Path, text: str) -> None:
     """Write a file whole: under another name first, so that a failure leaves the old one."""
+    check_writable(file)
     part = file.with_name(f"{file.name}.part")
     try:
         part.write_text(text, encoding="utf-8")

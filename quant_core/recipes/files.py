@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from quant_core.names import parse_format, unknown_weight
 from quant_core.recipes.make import VERSION
 from quant_core.recipes.parameters import format_parameters
 from quant_core.registry import unknown_name
-from quant_core.schema import FamilyInfo, ModelInfo, Recipe
+from quant_core.schema import FamilyInfo, ModelInfo, Recipe, Unit
 
 DEPTH = 10
 """Levels of nesting that a recipe stays well below."""
@@ -189,6 +189,25 @@ def _check_sizes(recipe: Recipe, info: ModelInfo) -> None:
     ):
         if not math.isclose(said, true, rel_tol=1e-9):
             raise RecipeError(f"The recipe's {name} is {said:.0f}, but its units add up to {true:.0f}.", EDIT)
+    averages = [_average(recipe, [unit for unit in info.units if unit.decided]), _average(recipe, info.units)]
+    if not any(math.isclose(recipe.average_bits, average, rel_tol=1e-9) for average in averages):
+        raise RecipeError(
+            f"The recipe's average_bits is {recipe.average_bits:g}, but its units average {averages[0]:.4g}.",
+            EDIT,
+        )
+    for name, figure in (
+        ("predicted_kl", recipe.predicted_kl),
+        ("predicted_stderr", recipe.predicted_stderr),
+    ):
+        if figure is not None and figure < 0:
+            raise RecipeError(f"The recipe's {name} is {figure:g}, which no divergence can be.", EDIT)
+
+
+def _average(recipe: Recipe, units: Sequence[Unit]) -> float:
+    """Stored bits a weight over ``units``: those of the blocks, or with embedding and head."""
+    return sum(recipe.units[unit.name].bits * unit.parameters for unit in units) / sum(
+        unit.parameters for unit in units
+    )
 
 
 def _difference(data: Any, read: Any, path: str) -> str:
