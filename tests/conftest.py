@@ -1,11 +1,17 @@
-"""Shared fixtures: the bundled model and tiny models, loaded once."""
+"""Shared fixtures: the bundled model and tiny models, loaded once; a home folder with a made model's results."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import streamlit as st
 
 from quant_core.models.loading import LoadedModel, load
-from quant_core.schema import ModelRef
+from quant_core.schema import ModelInfo, ModelRef, ScoreTable
+from quant_core.workspace import Workspace, browser_roots
+from tests import made_results
+from tests.served_pages import seed
 from tests.tiny import CONFIGS, save
 
 
@@ -25,3 +31,29 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def llama(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A tiny random Llama with a tied embedding."""
     return load(ModelRef(str(save("llama", tmp_path_factory.mktemp("llama")))))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home folder that pages use."""
+    monkeypatch.setenv("QUANTLENS_HOME", str(tmp_path))
+    st.cache_resource.clear()
+    return tmp_path
+
+
+@pytest.fixture
+def info(home: Path) -> ModelInfo:
+    """A made model, in the home folder with its results."""
+    return seed(home)
+
+
+@pytest.fixture
+def workspace(home: Path, info: ModelInfo) -> Workspace:
+    """The workspace of the home folder, as pages open it."""
+    return Workspace(home, roots=browser_roots())
+
+
+@pytest.fixture
+def table(info: ModelInfo) -> ScoreTable:
+    """The made model's scores."""
+    return made_results.table(info)

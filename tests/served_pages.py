@@ -1,4 +1,4 @@
-"""Pages on a seeded store without a server: opening one, and putting jobs of any state into the store."""
+"""Pages without a server or an engine: a home folder with a made model's results, jobs of any state, a page opened."""
 
 from __future__ import annotations
 
@@ -7,8 +7,23 @@ from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
-from quant_core.schema import Evaluation, Generation, Job, Request, Result
+from quant_core.schema import (
+    CALIBRATION,
+    Evaluation,
+    Generation,
+    Job,
+    LayerRequest,
+    ModelInfo,
+    ModelRef,
+    Request,
+    Result,
+    SensitivityRequest,
+    replace,
+)
 from quant_core.store import Store
+from quant_core.workspace import DEFAULT_FORMATS, Workspace, browser_roots
+from tests import made_results
+from ui.layers import BINS
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,6 +33,26 @@ MEASURED = Evaluation(
     text_hash="e" * 24, text_label="bundled evaluation text", seconds=14.0,
 )  # fmt: skip
 WRITTEN = Generation((" had", " a", " house"), (" had", " no", " home"), 1, 0, 2.0)
+
+
+def seed(home: Path, tables: bool = True, blocks: int = 8) -> ModelInfo:
+    """Fill ``home``: the made model as the bundled one, its layers in a few formats and, if asked, two sweeps."""
+    workspace = Workspace(home, roots=browser_roots())
+    store = Store(home)
+    info = made_results.model(blocks)
+    store.results.put(workspace.inspect_request(ModelRef("bundled")), info)
+    for unit in info.units:
+        for name in (*made_results.FORMATS, "int4/channel/sym", "original"):
+            layer = LayerRequest(info.ref, info.fingerprint, unit.name, name, BINS)
+            store.results.put(layer, made_results.layer_view(unit.name, name))
+    if tables:
+        names = tuple(workspace.parse_format(family).name for family in DEFAULT_FORMATS)
+        request = SensitivityRequest(info.ref, info.fingerprint, names, CALIBRATION)
+        store.results.put(replace(request, score="measured"), made_results.table(info, measured=True))
+        store.results.put(request, made_results.table(info))
+    store.close()
+    workspace.close()
+    return info
 
 
 def open_page(stem: str, **query: str) -> AppTest:

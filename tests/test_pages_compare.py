@@ -12,10 +12,8 @@ import streamlit as st
 from quant_core.cli.arguments import parser
 from quant_core.plots.palette import Palette
 from quant_core.schema import Budget, GenerateRequest, ModelInfo, ScoreTable, TokenEvent, replace
-from quant_core.workspace import Workspace, browser_roots
-from tests import made_results
-from tests.seeded import seed
-from tests.served_pages import MEASURED, WRITTEN, job, keep, open_page, texts
+from quant_core.workspace import Workspace
+from tests.served_pages import MEASURED, WRITTEN, job, keep, open_page, seed, texts
 from ui import recipe_draft
 from ui.compare_page import EXAMPLES, metrics_frame
 from ui.compare_text import Sides, from_events, text_html
@@ -24,28 +22,6 @@ from ui.export_page import evaluate_command, file_name, generate_command, recipe
 PALETTE = Palette(
     ("#112233",) * 10, ("#000000", "#ffffff"), ("#000000", "#888888", "#ffffff"), *["#445566"] * 4
 )
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("QUANTLENS_HOME", str(tmp_path))
-    st.cache_resource.clear()
-    return tmp_path
-
-
-@pytest.fixture
-def info(home: Path) -> ModelInfo:
-    return seed(home)
-
-
-@pytest.fixture
-def workspace(home: Path, info: ModelInfo) -> Workspace:
-    return Workspace(home, roots=browser_roots())
-
-
-@pytest.fixture
-def table(info: ModelInfo) -> ScoreTable:
-    return made_results.table(info)
 
 
 @pytest.fixture

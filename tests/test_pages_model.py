@@ -5,25 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import streamlit as st
 
 from quant_core.schema import EvaluateRequest, ModelInfo, ModelRef, replace
 from quant_core.workspace import Workspace, browser_roots
-from tests.seeded import seed
 from tests.served_pages import job, keep, open_page, texts
 from ui.words import count, duration, significant, size
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("QUANTLENS_HOME", str(tmp_path))
-    st.cache_resource.clear()
-    return tmp_path
-
-
-@pytest.fixture
-def info(home: Path) -> ModelInfo:
-    return seed(home)
 
 
 def other(home: Path, info: ModelInfo, source: str, **changes: str) -> ModelInfo:

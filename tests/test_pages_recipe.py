@@ -12,36 +12,12 @@ from streamlit.typing import PlotlyState
 
 from quant_core.errors import QuantError
 from quant_core.schema import Budget, ModelInfo, ScoreTable
-from quant_core.workspace import Workspace, browser_roots
-from tests import made_results
-from tests.seeded import seed
-from tests.served_pages import MEASURED, job, keep, open_page, texts
+from quant_core.workspace import Workspace
+from tests.served_pages import MEASURED, job, keep, open_page, seed, texts
 from ui import recipe_draft
 from ui.recipe_files import read
 
 SOME = "model.layers.3.mlp.gate_proj.weight"
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("QUANTLENS_HOME", str(tmp_path))
-    st.cache_resource.clear()
-    return tmp_path
-
-
-@pytest.fixture
-def info(home: Path) -> ModelInfo:
-    return seed(home)
-
-
-@pytest.fixture
-def workspace(home: Path, info: ModelInfo) -> Workspace:
-    return Workspace(home, roots=browser_roots())
-
-
-@pytest.fixture
-def table(info: ModelInfo) -> ScoreTable:
-    return made_results.table(info)
 
 
 def draft(app: AppTest) -> recipe_draft.Draft:

@@ -9,28 +9,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 from streamlit.typing import PlotlyState
 
 from quant_core.schema import ModelInfo
 from tests import made_results
-from tests.seeded import open_page, seed
+from tests.served_pages import open_page, seed
 from ui.score_charts import VIEWS, score_rows
 
 SOME = "model.layers.3.mlp.gate_proj.weight"
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("QUANTLENS_HOME", str(tmp_path))
-    st.cache_resource.clear()
-    return tmp_path
-
-
-@pytest.fixture
-def info(home: Path) -> ModelInfo:
-    return seed(home)
 
 
 def page(**query: str) -> AppTest:

@@ -6,23 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from quant_core.schema import LayerRequest, ModelInfo, replace
 from quant_core.store import Store
 from tests import made_results
-from tests.seeded import open_page, seed
+from tests.served_pages import open_page
 from ui.layers import BINS
 
 FIRST = "model.layers.0.self_attn.q_proj.weight"
-
-
-@pytest.fixture
-def info(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelInfo:
-    monkeypatch.setenv("QUANTLENS_HOME", str(tmp_path))
-    st.cache_resource.clear()
-    return seed(tmp_path)
 
 
 def page(**query: str) -> AppTest:

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.served import Served, at_rest
-from tests.seeded import seed
+from tests.served_pages import seed
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
