@@ -29,7 +29,7 @@ def settings(info: ModelInfo) -> SensitivityRequest | None:
         left.segmented_control(
             "Score by", **METHOD.choice(["fisher", "measured"]), required=True,
             format_func={"fisher": "Fisher score", "measured": "Measured KL"}.__getitem__,
-            help="The Fisher score predicts the KL of every layer and format from one forward and backward pass. "
+            help="The Fisher score predicts the KL of every layer and format from one forward and two backward passes. "
             "Measuring quantizes one layer at a time and runs the text through the model each time: exact, and slow.",
         )  # fmt: skip
         choices = sorted({*TOKENS, scores.TOKENS.get()})
@@ -71,7 +71,7 @@ def _plan(info: ModelInfo, request: SensitivityRequest) -> str:
     extra = sum(unit.kind in ("embedding", "head") for unit in info.units) if request.embeddings else 0
     layers, formats = sum(unit.decided for unit in info.units) + extra, len(request.formats)
     how = (
-        "one forward and backward pass over"
+        "one forward and two backward passes over"
         if request.score == "fisher"
         else f"{layers * formats:,} forward passes over"
     )
