@@ -561,4 +561,4 @@ class Job:
 
 def replace(value: T, **changes: Any) -> T:
     """A copy of a frozen schema value with some fields changed."""
-    return dataclasses.replace(value, **changes)  # type: ignore[type-var]
+    return dataclasses.replace(value, **changes)  # type: ignore[type-var]  # T is a dataclass by contract

@@ -26,6 +26,7 @@ from quant_core.schema import (
     GenerateRequest,
     LayerRequest,
     TextSource,
+    replace,
 )
 from tests.tiny import PROSE, FakeContext
 
@@ -137,6 +138,21 @@ def test_greedy_text_equals_transformers(bundled: LoadedModel) -> None:
         written = model.generate(**ids, do_sample=False, max_new_tokens=20, repetition_penalty=1.0)
     text = tokenizer.decode(written[0], skip_special_tokens=True)
     assert prompt + "".join(result.original) == text
+
+
+def test_the_chat_template_wraps_the_prompt(llama: LoadedModel) -> None:
+    tokenizer: Any = copy.deepcopy(llama.tokenizer)
+    tokenizer.chat_template = (
+        "{% for turn in messages %}({{ turn.role }}) {{ turn.content }}{% endfor %}"
+        "{% if add_generation_prompt %} (assistant){% endif %}"
+    )
+    chatty = LoadedModel(llama.model, tokenizer, llama.graph, replace(llama.info, chat=True))
+    wrapped = _generate(chatty, FakeContext(chatty), chat=True)
+    assert (
+        wrapped.original == _generate(llama, FakeContext(llama), prompt="(user) The cat (assistant)").original
+    )
+    plain = _generate(chatty, FakeContext(chatty), chat=False)
+    assert plain.original == _generate(llama, FakeContext(llama)).original != wrapped.original
 
 
 def test_sampling_follows_the_distribution() -> None:
