@@ -85,6 +85,12 @@ def main() -> None:
         print(
             f"| {name} | {rank:.3f} | {ours.sum():.5f} | {truth.sum():.5f} | {ours.sum() / truth.sum():.2f} |"
         )
+    ratios = np.array(fisher.fisher) / np.array(measured.measured)
+    print("\nthe units whose score is farthest below and above their measured KL:")
+    for column, name in enumerate(fisher.formats):
+        order = np.argsort(ratios[:, column])
+        far = ", ".join(f"{fisher.units[row]} {ratios[row, column]:.2f}" for row in (*order[:3], *order[-2:]))
+        print(f"  {name}: {far}")
     print(f"\nall {points} points together: rank correlation ", end="")
     print(f"{spearmanr(np.ravel(fisher.fisher), np.ravel(measured.measured)).statistic:.4f}")
     print(f"Fisher map {fisher.seconds:.1f} s, naive sweep {measured.seconds:.1f} s: ", end="")

@@ -254,7 +254,7 @@ REGISTRY_HOSTS = re.compile(
         )
     )
 )
-MACHINE_PATHS = re.compile(r"(?<![\w.])(/home/|/Users/|/root/|[A-Za-z]:\\Users\\)\w")
+MACHINE_PATHS = re.compile(r"(?<![\w.])(/(?:home|Users|root)/|[A-Za-z]:\\Users\\)\w")
 
 
 def tracked_texts() -> list[tuple[str, str]]:

@@ -147,9 +147,8 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 def _check_memory(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
     weights = checkpoint.parameters * dtype.itemsize
     wanted = {device: weights * _HEADROOM}
-    wanted.setdefault(
-        torch.device("cpu"), weights
-    )  # where a model passes through on its way to another device
+    # A model passes through the CPU's memory on its way to another device.
+    wanted.setdefault(torch.device("cpu"), weights)
     for place, needed in wanted.items():
         free = free_memory(place)
         if needed > free:
