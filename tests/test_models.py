@@ -195,6 +195,15 @@ def test_a_shard_is_missing(folder: Path) -> None:
     assert "lacks its file model-00002-of-00002.safetensors" in _refusal(folder).message
 
 
+def test_an_index_that_points_outside_the_folder(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../model.safetensors"}})
+    )
+    assert "outside its folder" in _refusal(folder).message
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": ["a"]}))
+    assert "no .safetensors file" in _refusal(folder).message
+
+
 def test_weights_beside_the_model_do_not_count(folder: Path) -> None:
     before = load(ModelRef(str(folder))).info
     save_file({"copy": torch.zeros(1000)}, folder / "consolidated.safetensors")

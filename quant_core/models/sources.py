@@ -139,8 +139,13 @@ def weight_files(folder: Path, title: str) -> list[Path]:
     """The files a model's weights are in: those its index names, else ``model.safetensors``, else all there are."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        named = _read_json(index, title).get("weight_map", {})
-        files = sorted({folder / str(name) for name in named.values()})
+        named = _read_json(index, title).get("weight_map")
+        names = {str(name) for name in named.values()} if isinstance(named, dict) else set()
+        if any(Path(name).name != name for name in names):
+            raise ModelError(
+                f"The index of {title} names files outside its folder.", "Download the model again."
+            )
+        files = sorted(folder / name for name in names)
     else:
         whole = folder / "model.safetensors"
         files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
