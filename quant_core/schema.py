@@ -20,7 +20,8 @@ T = TypeVar("T")
 
 ORIGINAL = "original"
 
-Granularity = Literal["tensor", "channel", "group", "none"]
+Granularity = Literal["tensor", "channel", "group", "block", "none"]
+Symmetry = Literal["asym", "sym", "float", "none"]
 ScoreName = Literal["fisher", "measured", "output", "weight"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 TextKind = Literal["calibration", "evaluation", "inline", "dataset", "self"]
@@ -75,37 +76,98 @@ class FamilyInfo:
     source: str
     granularities: tuple[Granularity, ...]
     group_sizes: tuple[int, ...]
-    symmetries: tuple[Literal["asym", "sym"], ...]
+    """How many values of a row may share a scale."""
+    symmetries: tuple[Symmetry, ...]
     default: str
     value_bits: int
     """Bits a code takes; 0 for what a value takes in the checkpoint."""
     scale_bits: int
-    """Bits the scale of a block takes."""
+    """Bits the scale of a block takes, with all else that is stored a block but a zero point."""
+    kind: str = "integer"
+    """The heading under which pickers list it."""
+    pack: int = 1
+    """Values that one code stands for (five ternary values fit 8 bits)."""
+    block: int = 0
+    """Values along a row in a block, for a family that leaves no choice (granularity ``none``)."""
+    tensor_bits: int = 0
+    """Bits stored once a weight."""
+    double: bool = False
+    """Whether its scales can themselves be quantized (``dq``)."""
+    uniform: bool = False
+    """Whether the values of a block are evenly spaced."""
+    clips: bool = False
+    """Whether the range of a block can be set below its largest value."""
+    weighted: bool = False
+    """Whether it can give some values of a block more weight than others when it chooses their grid."""
+    details: Mapping[str, Plain] = field(default_factory=dict)
+    """What a recipe adds for programs that know nothing of QuantLens (``scale_dtype``)."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A choice that a method leaves open; the first of ``choices`` is the default."""
+
+    name: str
+    title: str
+    help: str
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """A method in the catalog: how weights are rounded, rewritten, or activations treated."""
+
+    name: str
+    title: str
+    help: str
+    source: str
+    families: tuple[str, ...] = ()
+    """Families of number formats it works with."""
+    except_for: Mapping[str, str] = field(default_factory=dict)
+    """Why it does not work with a family."""
+    needs: tuple[Literal["inputs", "gradients", "samples"], ...] = ()
+    """What it learns from the calibration text: moments of a unit's inputs, of its output gradients, whole inputs."""
+    options: tuple[Option, ...] = ()
 
 
 @dataclass(frozen=True)
 class FormatSpec:
-    """One number format; ``name`` and ``parse_format`` are each other's inverse.
+    """One number format, and how weights are rounded to it; ``name`` and ``parse_format`` are each other's inverse.
 
-    Names read ``family[/granularity[/symmetry]]``: ``int4/g64/asym``, ``int8/channel/sym``, ``nf4/g64``,
-    ``fp8_e4m3/channel``, ``original``.
+    Names read ``family[/granularity][/symmetry][/dq][/keepP][@method]``: ``int4/g64/asym``, ``int8/channel/sym``,
+    ``nf4/g64/dq``, ``fp8_e4m3/b128``, ``q4_k``, ``int3/g64/asym/keep0.5@gptq``, ``original``.
     """
 
     family: str
     granularity: Granularity = "none"
     group_size: int = 0
-    symmetry: Literal["asym", "sym", "none"] = "none"
+    symmetry: Symmetry = "none"
+    double: bool = False
+    """Whether the scales are quantized too."""
+    keep: int = 0
+    """Thousandths of the weights, the largest, that are kept in 16 bits."""
+    method: str = ""
+    """How to round, with what differs from the method's defaults (``gptq:order=none``); empty for to nearest."""
 
     @property
     def name(self) -> str:
         """The full name, which parses back to this spec."""
+        return f"{self.format}@{self.method}" if self.method else self.format
+
+    @property
+    def format(self) -> str:
+        """The name without the method."""
         parts = [self.family]
-        if self.granularity == "group":
-            parts.append(f"g{self.group_size}")
+        if self.granularity in ("group", "block"):
+            parts.append(f"{self.granularity[0]}{self.group_size}")
         elif self.granularity != "none":
             parts.append(self.granularity)
         if self.symmetry != "none":
             parts.append(self.symmetry)
+        if self.double:
+            parts.append("dq")
+        if self.keep:
+            parts.append(f"keep{self.keep / 10:.1f}")
         return "/".join(parts)
 
 
@@ -224,6 +286,31 @@ CALIBRATION = TextSource("calibration", label="bundled calibration text")
 EVALUATION = TextSource("evaluation", label="bundled evaluation text")
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """The text that methods learn from, cut into sequences."""
+
+    text: TextSource = CALIBRATION
+    tokens: int = 8192
+    sequence: int = 256
+    """Tokens a sequence."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is done to the model as a whole, beside the format of each weight."""
+
+    transforms: tuple[str, ...] = ()
+    """Rewrites that keep its function, in order (``awq``, ``rotate``)."""
+    activations: str = ""
+    """How the inputs of quantized layers are rounded (``int8/token``); empty for not at all."""
+    kv_cache: str = ""
+    """How keys and values are rounded (``int8``); empty for not at all."""
+    trained: str = ""
+    """Content key of the training whose weights are taken; empty for the checkpoint's."""
+    calibration: Calibration = Calibration()
+
+
 # --- requests: what a job is asked ----------------------------------------------------------------------------------
 
 
@@ -254,6 +341,8 @@ class SensitivityRequest:
     """``fisher`` also yields weight and output error; ``measured`` quantizes one unit at a time."""
     embeddings: bool = False
     seed: int = 0
+    setup: Setup = Setup()
+    """Its calibration is not used: methods learn from the text that is scored."""
     roots: tuple[str, ...] = ()
 
 
@@ -266,6 +355,7 @@ class LayerRequest:
     unit: str
     format: str
     bins: int = 120
+    setup: Setup = Setup()
     roots: tuple[str, ...] = ()
 
 
@@ -280,6 +370,7 @@ class EvaluateRequest:
     text: TextSource = EVALUATION
     tokens: int = 4096
     sequence: int = 256
+    setup: Setup = Setup()
     roots: tuple[str, ...] = ()
 
 
@@ -298,6 +389,7 @@ class GenerateRequest:
     top_p: float = 0.95
     chat: bool = False
     """Whether to wrap the prompt in the tokenizer's chat template."""
+    setup: Setup = Setup()
     roots: tuple[str, ...] = ()
 
 
@@ -319,6 +411,11 @@ class Catalog:
     """What the registries offer."""
 
     families: tuple[FamilyInfo, ...]
+    methods: tuple[MethodInfo, ...] = ()
+    """Ways to round weights to a format."""
+    transforms: tuple[MethodInfo, ...] = ()
+    activations: tuple[MethodInfo, ...] = ()
+    kv_caches: tuple[MethodInfo, ...] = ()
 
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -352,6 +449,8 @@ class ScoreTable:
     fisher_stderr: Matrix = ()
     measured: Matrix = ()
     measured_stderr: Matrix = ()
+    notes: tuple[str, ...] = ()
+    """What went otherwise than asked (an expert that saw no token), a sentence each."""
 
     def scores(self, score: ScoreName) -> Matrix:
         """The matrix of one score (units x formats); empty if it was not computed."""
@@ -424,6 +523,8 @@ class Evaluation:
     text_hash: str
     text_label: str
     seconds: float
+    notes: tuple[str, ...] = ()
+    """What went otherwise than asked, a sentence each."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from quant_core.schema import (
     InspectRequest,
     Job,
     LayerView,
+    MethodInfo,
     ModelInfo,
     ModelRef,
     ParetoPoint,
@@ -103,11 +104,15 @@ class Workspace:
 
     def parse_format(self, text: str, group: int = 64) -> FormatSpec:
         """The number format that ``text`` names, with ``group`` where it leaves the group size open."""
-        return parse_format(text, self._families, group)
+        return parse_format(text, self._families, group, self._methods)
 
     @cached_property
     def _families(self) -> dict[str, FamilyInfo]:
         return {family.name: family for family in self.catalog.families}
+
+    @cached_property
+    def _methods(self) -> dict[str, MethodInfo]:
+        return {method.name: method for method in self.catalog.methods}
 
     def weight_bytes(self, info: ModelInfo, form: str) -> float:
         """What all the model's weights take with every decided unit in the format of full name ``form``."""
@@ -307,7 +312,7 @@ class Workspace:
         measured: Evaluation | None = None,
     ) -> Recipe:
         """A solution as a recipe, with everything a reader needs to apply and to trust it."""
-        return recipes.make_recipe(info, table, solution, budget, pins, measured)
+        return recipes.make_recipe(info, table, solution, self._families, budget, pins, measured)
 
     def save_recipe(self, recipe: Recipe) -> str:
         """Keep a recipe in the store; its id fits into a URL and is the same for the same recipe."""
@@ -323,7 +328,7 @@ class Workspace:
 
     def read_recipe(self, text: str, info: ModelInfo) -> Recipe:
         """The recipe in a file's text; ``RecipeError`` if it is malformed or belongs to another model."""
-        return recipes.from_text(text, info, self._families)
+        return recipes.from_text(text, info, self._families, self._methods)
 
 
 def _folder(source: str) -> Path | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import bitsandbytes.functional as bnb
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from quant_core import costs
 from quant_core.errors import FormatError
 from quant_core.formats import FAMILIES, fake_quantize, find, from_blocks, to_blocks
-from quant_core.schema import FamilyInfo
+from quant_core.names import granularities
+from quant_core.schema import ORIGINAL, FamilyInfo
 
 
 def every_format() -> list[str]:
@@ -21,14 +25,12 @@ def every_format() -> list[str]:
 
 
 def _names(info: FamilyInfo) -> list[str]:
-    shares = [
-        [f"/g{size}" for size in info.group_sizes]
-        if share == "group"
-        else ["" if share == "none" else f"/{share}"]
-        for share in info.granularities
-    ]
+    shares = [f"/{part}" for part in granularities(info)] or [""]
     tails = [f"/{symmetry}" for symmetry in info.symmetries] or [""]
-    return [info.name + share + tail for group in shares for share in group for tail in tails]
+    names = [info.name + share + tail for share in shares for tail in tails]
+    if info.double:
+        names += [f"{name}/dq" for name in names]
+    return names if info.name == ORIGINAL else [*names, f"{names[0]}/keep0.5"]
 
 
 def random_matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -43,9 +45,9 @@ def test_int4_asymmetric_group_by_hand() -> None:
     group = torch.tensor([-3.0, 4.5, 0.0, 0.3, 0.2, 1.26, -0.75, -0.76])
     form = find("int4/g32/asym")
     codes = form.quantize(to_blocks(group[None], form))
-    assert codes.scales.item() == 0.5
-    assert codes.zero_points is not None
-    assert codes.zero_points.item() == -2
+    assert codes.grid.scales.item() == 0.5
+    assert codes.grid.zero_points is not None
+    assert codes.grid.zero_points.item() == -2
     # 0.3 / 0.5 - 2 = -1.4 -> -1; 0.2 -> -1.6 -> -2; 1.26 -> 0.52 -> 1; -0.75 -> -3.5 -> -4 (even); -0.76 -> -3.52
     assert codes.values[0, :8].tolist() == [-8, 7, -2, -1, -2, 1, -4, -4]
     assert fake_quantize(form, group[None])[0].tolist() == [-3.0, 4.5, 0.0, 0.5, 0.0, 1.5, -1.0, -1.0]
@@ -109,13 +111,13 @@ def test_integers_equal_torch_fake_quantize(bits: int, symmetric: bool) -> None:
     form = find(f"int{bits}/channel/{'sym' if symmetric else 'asym'}")
     weights = random_matrix(32, 96, seed=bits)
     codes = form.quantize(to_blocks(weights, form))
-    scales = codes.scales.float().flatten()
-    zero = torch.zeros(32) if codes.zero_points is None else codes.zero_points.flatten().float()
+    scales = codes.grid.scales.float().flatten()
+    zero = torch.zeros(32) if codes.grid.zero_points is None else codes.grid.zero_points.flatten().float()
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     reference = torch.fake_quantize_per_channel_affine(weights, scales, zero.int(), 0, low, high)
     phase = (weights / scales[:, None]).abs() % 1.0
     clear = (phase - 0.5).abs() > 1e-4
-    ours = from_blocks(form.dequantize(codes), *weights.shape)
+    ours = from_blocks(form.dequantize(codes), form, *weights.shape)
     torch.testing.assert_close(ours[clear], reference[clear], rtol=0, atol=1e-6)
 
 
@@ -141,8 +143,8 @@ def test_integer_error_is_at_most_half_a_step_within_the_grid(
     weights = torch.from_numpy(values)
     blocks = to_blocks(weights, form)
     codes = form.quantize(blocks)
-    step = codes.scales.float()
-    zero = torch.zeros_like(step) if codes.zero_points is None else codes.zero_points.float()
+    step = codes.grid.scales.float()
+    zero = torch.zeros_like(step) if codes.grid.zero_points is None else codes.grid.zero_points.float()
     low, high = (-(2 ** (bits - 1)) - zero) * step, (2 ** (bits - 1) - 1 - zero) * step
     error = (form.dequantize(codes) - blocks).abs()
     within = (blocks >= low) & (blocks <= high)
@@ -185,39 +187,86 @@ def test_contract(name: str) -> None:
     assert result.dtype == weights.dtype
     assert bool(torch.isfinite(result).all())
     assert torch.equal(result, fake_quantize(form, weights)), "deterministic"
-    assert torch.equal(result, from_blocks(form.dequantize(codes), 12, 200)), "one path only"
-    storage = form.storage(12, 200, 16)
+    if not form.spec.keep:
+        assert torch.equal(result, from_blocks(form.dequantize(codes), form, 12, 200)), "one path only"
+    storage = costs.storage(info := form.info, replace(form.spec, keep=0), 12, 200, 16)
     assert storage.padded == blocks.numel() - weights.numel()
-    info = FAMILIES[form.spec.family].info
-    assert storage.codes == blocks.numel() * (info.value_bits or 16)
-    zero_points = 0 if codes.zero_points is None else codes.zero_points.numel() * info.value_bits
-    assert storage.metadata == (codes.scales.numel() * info.scale_bits) + zero_points
-    if info.scale_bits:
-        assert codes.scales.element_size() * 8 == info.scale_bits
+    assert storage.codes == len(blocks) * -(-blocks.shape[1] // info.pack) * (info.value_bits or 16)
+    if info.value_bits and info.pack == 1:
+        assert len(codes.values.float().unique()) <= 2**info.value_bits, "codes fit their bits"
     half = fake_quantize(form, weights.to(torch.bfloat16))
     assert half.dtype == torch.bfloat16
     assert bool((fake_quantize(form, torch.zeros(4, 70)) == 0).all()), "zeros survive"
 
 
-@pytest.mark.parametrize("name", [name for name in every_format() if name != "original"])
-def test_every_value_lies_on_its_grid(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in every_format() if name != ORIGINAL])
+def test_every_value_is_the_nearest_level_of_its_place(name: str) -> None:
+    """Up to ties and a float error, no other value that the place can hold is nearer."""
     form = find(name)
-    blocks = to_blocks(random_matrix(4, 200, seed=5), form)
-    codes = form.quantize(blocks[:1])
-    grid, values = form.grid(codes), form.dequantize(codes)[0]
-    assert bool((grid.diff() > 0).all())
-    assert bool(torch.isin(values, grid).all())
-
-
-@pytest.mark.parametrize("name", [name for name in every_format() if name != "original"])
-def test_rounds_to_the_nearest_value_of_the_grid(name: str) -> None:
-    """Up to ties and a float error, no other value of the grid is nearer."""
-    form = find(name)
-    blocks = to_blocks(random_matrix(4, 200, seed=6), form)[:1]
+    blocks = to_blocks(random_matrix(4, 512, seed=6), form)
     codes = form.quantize(blocks)
-    nearest = (blocks[0][:, None] - form.grid(codes)[None]).abs().amin(dim=1)
-    error = (form.dequantize(codes)[0] - blocks[0]).abs()
-    assert bool((error <= nearest + 1e-6).all())
+    values = form.dequantize(codes)
+    low, high = form.bounds(codes.grid, blocks.shape[1])
+    for position in (0, 17, blocks.shape[1] - 1):
+        levels = form.levels(codes.grid.take(slice(0, 1)), position)
+        assert bool((levels.diff() > 0).all())
+        value = values[0, position]
+        assert bool(torch.isin(value, levels))
+        assert (
+            float((value - blocks[0, position]).abs())
+            <= float((levels - blocks[0, position]).abs().min()) + 1e-6
+        )
+        assert (float(low[0, position]), float(high[0, position])) == (float(levels[0]), float(levels[-1]))
+        if form.info.uniform:
+            step = form.step(codes.grid)[0]
+            torch.testing.assert_close(
+                levels.diff(), step[min(position, len(step) - 1)].expand(len(levels) - 1)
+            )
+
+
+@pytest.mark.parametrize("name", [name for name in every_format() if name != ORIGINAL])
+def test_a_code_depends_on_its_value_and_place_alone(name: str) -> None:
+    form = find(name)
+    blocks = to_blocks(random_matrix(6, 512, seed=7), form)
+    grid = form.fit(blocks)
+    whole = form.decode(form.encode(blocks, grid), grid)
+    for start, width in ((0, 1), (19, 1), (32, 16)):
+        if start + width > blocks.shape[1]:
+            continue
+        some = torch.arange(len(blocks)).flip(0)
+        part, part_grid = blocks[some, start : start + width], grid.take(some)
+        again = form.decode(form.encode(part, part_grid, start), part_grid, start)
+        assert torch.equal(again, whole[some, start : start + width])
+
+
+@pytest.mark.parametrize("name", [name for name in every_format() if "keep" in name])
+def test_kept_weights_come_back_exactly(name: str) -> None:
+    form = find(name)
+    weights = random_matrix(16, 250, seed=8).to(torch.bfloat16)
+    result = fake_quantize(form, weights)
+    largest = weights.float().abs().flatten().sort(descending=True, stable=True).indices[:20]
+    assert torch.equal(result.flatten()[largest], weights.flatten()[largest])
+    dense = fake_quantize(find(name.replace("/keep0.5", "")), weights)
+    assert float((result - weights).square().sum()) <= float((dense - weights).square().sum())
+
+
+@pytest.mark.parametrize("name", [name for name in every_format() if name != ORIGINAL])
+def test_hard_cases(name: str) -> None:
+    """Groups of zeros, one huge value, values too small to divide by, and rows that no group divides."""
+    form = find(name)
+    weights = random_matrix(5, 333, seed=9)
+    weights[0] = 0.0
+    weights[1, 7] = 3e4
+    weights[2] = 1e-42
+    weights[3] *= 1e-6
+    result = fake_quantize(form, weights)
+    assert bool(torch.isfinite(result).all())
+    if form.spec.granularity not in ("tensor", "block") and not form.info.tensor_bits:
+        assert bool((result[0] == 0).all())
+    reach = float(weights.abs().max())
+    assert float(result.abs().max()) <= 1.2 * reach
+    for dtype in (torch.float16, torch.bfloat16):
+        assert bool(torch.isfinite(fake_quantize(form, weights.to(dtype))).all())
 
 
 def test_padding_changes_nothing() -> None:

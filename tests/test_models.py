@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quant_core.errors import ModelError, QuantError
+from quant_core.methods.rounder import Rounder
 from quant_core.models.loading import LoadedModel, load
-from quant_core.models.patch import patched, quantized, swap
-from quant_core.schema import ModelRef
-from tests.tiny import save
+from quant_core.models.patch import Weights, patched, swap
+from quant_core.schema import Calibration, ModelRef
+from tests.tiny import FakeContext, save
 
 
 @pytest.fixture
@@ -103,9 +104,13 @@ def _fail_if_changed(loaded: LoadedModel, before: Snapshot, failure: type[BaseEx
         raise failure
 
 
+def _rounded(loaded: LoadedModel, assignment: dict[str, str]) -> Weights:
+    return Rounder(FakeContext(loaded), loaded, Calibration()).weights(assignment)
+
+
 def test_patched_restores_exactly_after_any_failure(tiny: LoadedModel) -> None:
     before = _snapshot(tiny)
-    weights = quantized(tiny.graph, {unit.name: "int2/g64/asym" for unit in tiny.info.units})
+    weights = _rounded(tiny, {unit.name: "int2/g64/asym" for unit in tiny.info.units})
     for failure in (RuntimeError, KeyboardInterrupt, SystemExit):
         with pytest.raises(failure), patched(weights):
             _fail_if_changed(tiny, before, failure)
@@ -118,7 +123,7 @@ def test_patched_restores_exactly_after_any_failure(tiny: LoadedModel) -> None:
 def test_nested_patches_unwind_in_order(llama: LoadedModel) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
     original = llama.graph.slots[name].matrix().clone()
-    outer, inner = quantized(llama.graph, {name: "int4"}), quantized(llama.graph, {name: "int2"})
+    outer, inner = _rounded(llama, {name: "int4"}), _rounded(llama, {name: "int2"})
     with patched(outer):
         at_four = llama.graph.slots[name].matrix().clone()
         with patched(inner):
@@ -132,14 +137,14 @@ def test_one_expert_alone_changes(tmp_path: Path) -> None:
     name = "model.layers.1.mlp.experts.down_proj"
     parameter = loaded.model.get_parameter(name)
     before = parameter.detach().clone()
-    with patched(quantized(loaded.graph, {f"{name}[2]": "int2/g32/asym"})):
+    with patched(_rounded(loaded, {f"{name}[2]": "int2/g32/asym"})):
         same = [torch.equal(parameter[e], before[e]) for e in range(4)]
     assert same == [True, True, False, True]
 
 
 def test_swap_refuses_what_does_not_fit(llama: LoadedModel) -> None:
     with pytest.raises(QuantError, match=r"Did you mean 'model\.layers\.0\.mlp\.up_proj\.weight'"):
-        quantized(llama.graph, {"model.layers.0.mlp.up_proj.weigh": "int4"})
+        _rounded(llama, {"model.layers.0.mlp.up_proj.weigh": "int4"})
     with pytest.raises(QuantError, match="is 96 x 64, not 2 x 2"):
         swap(llama.graph, {"model.layers.0.mlp.up_proj.weight": torch.zeros(2, 2)})
 

@@ -37,7 +37,12 @@ def made(**changes: Any) -> Recipe:
     """A recipe of two formats, with some fields changed."""
     assignment = first_and_last_at(INFO, TABLE, "int8/g64/asym", "int3/g64/asym")
     recipe = make_recipe(
-        INFO, TABLE, price(INFO, TABLE, assignment), Budget("bits", 5.0), {"*.q_proj.*": "int8/g64/asym"}
+        INFO,
+        TABLE,
+        price(INFO, TABLE, assignment),
+        FAMILIES,
+        Budget("bits", 5.0),
+        {"*.q_proj.*": "int8/g64/asym"},
     )
     return replace(recipe, **changes)
 
@@ -50,7 +55,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     budget = draw(st.none() | st.builds(Budget, st.sampled_from(["bits", "bytes"]), NUMBERS))
     measured = draw(st.none() | st.builds(Evaluation, **_figures()))
     recipe = make_recipe(
-        INFO, TABLE, solution, budget, draw(st.dictionaries(NAMES, NAMES, max_size=3)), measured
+        INFO, TABLE, solution, FAMILIES, budget, draw(st.dictionaries(NAMES, NAMES, max_size=3)), measured
     )
     return replace(
         recipe,
@@ -66,6 +71,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
 
 def _figures() -> dict[str, st.SearchStrategy[Any]]:
     kinds: dict[str, st.SearchStrategy[Any]] = {"float": NUMBERS, "int": st.integers(0, 2**53), "str": NAMES}
+    kinds["tuple[str, ...]"] = st.lists(NAMES, max_size=2).map(tuple)
     return {name: kinds[kind] for name, kind in Evaluation.__annotations__.items()}
 
 
@@ -80,7 +86,7 @@ def refusal(content: object, info: ModelInfo = INFO, kind: str = "json") -> str:
     if kind == "yaml" and not isinstance(content, str):
         text = yaml.safe_dump(content)
     with pytest.raises(RecipeError) as caught:
-        from_text(text, info, FAMILIES)
+        from_text(text, info, FAMILIES, {})
     assert caught.value.message.endswith(".")
     assert caught.value.hint.endswith((".", "?"))
     return str(caught.value)
@@ -120,19 +126,21 @@ def test_the_entries_add_up_to_the_recipes_size() -> None:
     ("name", "parameters"),
     [
         ("int4/g64/asym", {"bits": 4, "symmetric": False, "granularity": "group", "group_size": 64,
-                           "scale_dtype": "float16", "zero_point_bits": 4}),
-        ("int8/channel/sym", {"bits": 8, "symmetric": True, "granularity": "channel", "group_size": 0,
-                              "scale_dtype": "float16", "zero_point_bits": 0}),
-        ("int3/tensor/asym", {"bits": 3, "symmetric": False, "granularity": "tensor", "group_size": 0,
-                              "scale_dtype": "float16", "zero_point_bits": 3}),
-        ("nf4/g128", {"bits": 4, "group_size": 128, "scale_dtype": "float32", "codebook": "nf4"}),
-        ("fp8_e4m3/tensor", {"bits": 8, "granularity": "tensor", "scale_dtype": "float32"}),
+                           "zero_point_bits": 4, "scale_dtype": "float16"}),
+        ("int8/channel/sym@gptq:order=none", {"bits": 8, "symmetric": True, "granularity": "channel", "group_size": 0,
+                                              "zero_point_bits": 0, "scale_dtype": "float16",
+                                              "rounding": "gptq:order=none"}),
+        ("int3/tensor/float/keep0.5", {"bits": 3, "symmetric": False, "granularity": "tensor", "group_size": 0,
+                                       "zero_point_bits": 16, "scale_dtype": "float16",
+                                       "kept_in_16_bits_per_mille": 5}),
+        ("nf4/g128/dq", {"bits": 4, "granularity": "group", "group_size": 128, "double_quantization": True}),
+        ("fp8_e4m3/b128", {"bits": 8, "granularity": "block", "group_size": 128}),
+        ("five", {"bits": 8, "values_per_code": 5, "granularity": "group", "group_size": 32}),
         ("original", {"bits": 16}),
-        ("mx9/g32", {"granularity": "group", "group_size": 32, "symmetry": "none"}),
     ],
 )  # fmt: skip
 def test_a_format_is_spelled_out(name: str, parameters: dict[str, schema.Plain]) -> None:
-    assert format_parameters(read_name(name), 16) == parameters
+    assert format_parameters(read_name(name), FAMILIES, 16) == parameters
 
 
 def test_a_solution_that_does_not_fit_the_model_makes_no_recipe() -> None:
@@ -140,9 +148,9 @@ def test_a_solution_that_does_not_fit_the_model_makes_no_recipe() -> None:
         return Solution(assignment, 4.0, 1e6, 0.1, 0.01)
 
     with pytest.raises(RecipeError, match=r"no size in 'int5/g64/asym'"):
-        make_recipe(INFO, TABLE, solved({Q0: "int5/g64/asym"}))
+        make_recipe(INFO, TABLE, solved({Q0: "int5/g64/asym"}), FAMILIES)
     with pytest.raises(RecipeError, match="no weight named 'nowhere'"):
-        make_recipe(INFO, TABLE, solved({"nowhere": ORIGINAL}))
+        make_recipe(INFO, TABLE, solved({"nowhere": ORIGINAL}), FAMILIES)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +168,7 @@ def test_a_solution_that_does_not_fit_the_model_makes_no_recipe() -> None:
 )
 def test_a_recipe_does_not_tell_where_the_model_lies(source: str, name: str) -> None:
     assert public_name(source) == name
-    recipe = make_recipe(replace(INFO, ref=schema.ModelRef(source)), TABLE, price(INFO, TABLE, {}))
+    recipe = make_recipe(replace(INFO, ref=schema.ModelRef(source)), TABLE, price(INFO, TABLE, {}), FAMILIES)
     assert recipe.model == (name or INFO.title)
 
 
@@ -178,7 +186,7 @@ def test_the_versions_of_the_libraries_are_noted() -> None:
 @given(recipes())
 def test_a_recipe_comes_back_exactly_from_both_files(recipe: Recipe) -> None:
     for kind in KINDS:
-        assert from_text(to_text(recipe, kind), INFO, FAMILIES) == recipe
+        assert from_text(to_text(recipe, kind), INFO, FAMILIES, {}) == recipe
 
 
 def test_the_files_are_for_people_too() -> None:
@@ -194,7 +202,7 @@ def test_the_files_are_for_people_too() -> None:
 
 def test_a_byte_order_mark_does_no_harm() -> None:
     for kind in KINDS:
-        assert from_text("\ufeff" + to_text(made(), kind), INFO, FAMILIES) == made()
+        assert from_text("\ufeff" + to_text(made(), kind), INFO, FAMILIES, {}) == made()
 
 
 # --- files that are refused
@@ -276,7 +284,7 @@ def test_an_edited_recipe_that_contradicts_itself_is_refused() -> None:
     assert "has parameters that are not those of 'int4/g64/asym'" in refusal(
         edited(Q0, format="int4/g64/asym")
     )
-    four = format_parameters(read_name("int4/g64/asym"), 16)
+    four = format_parameters(read_name("int4/g64/asym"), FAMILIES, 16)
     assert f"{Q0} has parameters" in refusal(edited(Q0, parameters=four))
     assert "total_bytes is" in refusal(edited(Q0, format="int4/g64/asym", parameters=four, bits=4.3125))
     assert "total_bytes is 1, but its units add up to" in refusal(data(total_bytes=1.0))

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from quant_core.calibration.capture import Product, capture
 from quant_core.calibration.text import Tokens
 from quant_core.formats import fake_quantize, find
+from quant_core.methods.rounder import Rounder
 from quant_core.models.graph import Graph, build_graph
 from quant_core.models.loading import LoadedModel
 from quant_core.models.patch import patched, swap
@@ -64,7 +65,7 @@ def _score(loaded: LoadedModel, ids: Tensor, name: str) -> tuple[float, Tensor]:
     """The score of one unit in a 3-bit format, and its rounding error."""
     slot = loaded.graph.slots[name]
     form = find("int3/g32/asym")
-    errors = RoundingErrors([form])
+    errors = RoundingErrors([form], Rounder(FakeContext(loaded), loaded, Tokens(ids, "", "")))
     scores = score_layers(FakeContext(loaded), loaded, Tokens(ids, "", ""), [slot], errors, seed=5)
     assert scores.fisher is not None
     return scores.fisher.mean().item(), fake_quantize(form, slot.matrix()) - slot.matrix()

@@ -102,7 +102,7 @@ def _follow(info: ModelInfo) -> None:
 def view(info: ModelInfo, unit: Unit, format_name: str) -> LayerView | None:
     """The layer's histograms and error; until they are there, progress or the reason why not."""
     roots = workspace().inspect_request(info.ref).roots
-    return request_result(LayerRequest(info.ref, info.fingerprint, unit.name, format_name, BINS, roots))
+    return request_result(LayerRequest(info.ref, info.fingerprint, unit.name, format_name, BINS, roots=roots))
 
 
 def weight_figures(view: LayerView, unit: Unit) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor
 from quant_core.calibration.text import check_ids
 from quant_core.errors import TextError
 from quant_core.jobs.context import Context
+from quant_core.methods.variant import Variant, make_variant
 from quant_core.models.loading import LoadedModel
-from quant_core.models.patch import Weights, patched, quantized
 from quant_core.schema import GenerateRequest, Generation, Side, TokenEvent
 
 
@@ -26,9 +26,10 @@ def generate(context: Context, request: GenerateRequest) -> Generation:
     loaded = context.loaded(request.model, request.roots, request.fingerprint)
     begun = time.monotonic()
     prompt = _encode(loaded, request)
-    sides: list[_Writer] = [_Writer("original", loaded, prompt, {})]
+    sides = [_Writer("original", Variant(loaded, {}, ()), prompt)]
     if request.assignment is not None:
-        sides.append(_Writer("recipe", loaded, prompt, quantized(loaded.graph, request.assignment)))
+        variant = make_variant(context, loaded, request.assignment, request.setup)
+        sides.append(_Writer("recipe", variant, prompt))
     noise = torch.Generator().manual_seed(request.seed)
     for step in range(request.tokens):
         context.progress(step / request.tokens, f"{step} of {request.tokens} tokens")
@@ -72,15 +73,15 @@ def _encode(loaded: LoadedModel, request: GenerateRequest) -> Tensor:
 class _Writer:
     """One side: its weights, its KV cache, and what it has written."""
 
-    def __init__(self, side: Side, loaded: LoadedModel, prompt: Tensor, weights: Weights) -> None:
+    def __init__(self, side: Side, variant: Variant, prompt: Tensor) -> None:
         self.side = side
         self.ids: list[int] = []
         self.pieces: list[str] = []
         self.finished = False
-        self._loaded = loaded
-        self._weights = weights
+        self._variant = variant
+        self._loaded = variant.loaded
         self._prompt: list[int] = prompt[0].tolist()
-        self._next = prompt.to(loaded.device)
+        self._next = prompt.to(variant.loaded.device)
         self._cache: Any = None
         self._text = self._decode()
 
@@ -88,9 +89,8 @@ class _Writer:
         """Write one token and return its text; None once the model has ended its text."""
         if self.finished:
             return None
-        model: Any = self._loaded.model
-        with torch.no_grad(), patched(self._weights):
-            out = model(self._next, past_key_values=self._cache, use_cache=True)
+        with torch.no_grad(), self._variant.active() as model:
+            out: Any = model(self._next, past_key_values=self._cache, use_cache=True)
         self._cache = out.past_key_values
         token = choose(out.logits[0, -1].float().cpu(), gumbel, temperature, top_p)
         if token in _ends(self._loaded):

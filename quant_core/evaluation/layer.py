@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from quant_core.formats import Codes, Format, find, from_blocks, to_blocks
+from quant_core.formats import Format, Grid, find, to_blocks
 from quant_core.jobs.context import Context
+from quant_core.methods.rounder import Quantized, Rounder
 from quant_core.registry import unknown_name
 from quant_core.schema import ORIGINAL, Histogram, LayerRequest, LayerView, Unit
 
@@ -23,22 +24,21 @@ def layer_view(context: Context, request: LayerRequest) -> LayerView:
     if request.unit not in loaded.graph.slots:
         raise unknown_name("weight", request.unit, loaded.graph.slots)
     slot = loaded.graph.slots[request.unit]
-    form = find(request.format)
-    return view_matrix(slot.unit, slot.matrix(), form, min(max(request.bins, 8), 1000))
+    rounder = Rounder(context, loaded, request.setup.calibration)
+    done = rounder.quantize(slot, find(request.format))
+    return view_matrix(slot.unit, slot.matrix(), done, min(max(request.bins, 8), 1000))
 
 
-def view_matrix(unit: Unit, matrix: Tensor, form: Format, bins: int) -> LayerView:
-    """The view of a unit whose values are ``matrix`` (rows, columns), in ``form``, with ``bins`` bins."""
+def view_matrix(unit: Unit, matrix: Tensor, done: Quantized, bins: int) -> LayerView:
+    """The view of a unit whose values were ``matrix`` (rows, columns) and are now ``done``, with ``bins`` bins."""
+    form = done.form
     rows, columns = matrix.shape
-    weights = matrix.float()
-    blocks = to_blocks(weights, form)
-    codes = form.quantize(blocks)
-    rounded = form.dequantize(codes)
-    result = from_blocks(rounded, rows, columns)
+    weights, result = matrix.float(), done.matrix.float()
+    dense = weights if done.kept is None else weights.masked_fill(done.kept, 0.0)
+    blocks = to_blocks(dense, form)
     errors = result - weights
     storage = form.storage(rows, columns, unit.bits)
-    chosen = _median_block(codes)
-    grid = form.grid(_one(codes, chosen)) if form.spec.family != ORIGINAL else weights.new_empty(0)
+    grid = form.levels(done.codes.grid.take(_median_block(done.codes.grid)))
     low, high = (
         (float(grid[0]), float(grid[-1])) if len(grid) else (float(weights.min()), float(weights.max()))
     )
@@ -59,7 +59,7 @@ def view_matrix(unit: Unit, matrix: Tensor, form: Format, bins: int) -> LayerVie
         clip_high=high,
         block_values=blocks.shape[1],
         blocks=blocks.shape[0],
-        outside=_outside(form, codes, blocks),
+        outside=_outside(form, done.codes.grid, blocks),
         sqnr_db=10 * math.log10(signal / noise) if noise and signal else None,
         kurtosis=float(centred.double().pow(4).mean()) - 3.0 if deviation else 0.0,
         outlier_share=float((centred.abs() > _OUTLIER).float().mean()),
@@ -70,31 +70,17 @@ def view_matrix(unit: Unit, matrix: Tensor, form: Format, bins: int) -> LayerVie
     )
 
 
-def _median_block(codes: Codes) -> int:
-    scales = codes.scales.float().flatten()
-    return int(scales.argsort()[len(scales) // 2])
+def _median_block(grid: Grid) -> slice:
+    scales = grid.scales.float().flatten(1).abs().mean(dim=1)
+    block = int(scales.argsort()[len(scales) // 2])
+    return slice(block, block + 1)
 
 
-def _one(codes: Codes, block: int) -> Codes:
-    """The codes of one block."""
-    part = slice(block, block + 1)
-    zero = None if codes.zero_points is None else codes.zero_points[part]
-    return Codes(codes.values[part], codes.scales[part], zero, codes.extras)
-
-
-def _outside(form: Format, codes: Codes, blocks: Tensor) -> float:
+def _outside(form: Format, grid: Grid, blocks: Tensor) -> float:
     """Share of values that lie beyond the end of their own block's grid by more than rounding error."""
     if form.spec.family == ORIGINAL:
         return 0.0
-    grid = form.grid(_one(codes, 0))
-    zero = codes.zero_points
-    if zero is None:
-        unit = grid / codes.scales[0].float()
-        low, high = unit[0] * codes.scales.float(), unit[-1] * codes.scales.float()
-    else:
-        steps = grid / codes.scales[0].float() + zero[0].float()
-        low = (steps[0] - zero.float()) * codes.scales.float()
-        high = (steps[-1] - zero.float()) * codes.scales.float()
+    low, high = form.bounds(grid, blocks.shape[1])
     slack = (high - low) * 1e-6
     return float(((blocks < low - slack) | (blocks > high + slack)).float().mean())
 

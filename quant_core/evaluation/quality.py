@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quant_core.calibration.batches import batch_rows
 from quant_core.calibration.text import tokenize
 from quant_core.jobs.context import Context
+from quant_core.methods.variant import make_variant
 from quant_core.metrics import (
     kl_divergence,
     log_probabilities,
@@ -18,9 +20,7 @@ from quant_core.metrics import (
     negative_log_likelihood,
     top1_agreement,
 )
-from quant_core.models.patch import patched, quantized
 from quant_core.schema import EvaluateRequest, Evaluation
-from quant_core.sensitivity.fisher import batch_rows
 
 
 def evaluate(context: Context, request: EvaluateRequest) -> Evaluation:
@@ -33,7 +33,7 @@ def evaluate(context: Context, request: EvaluateRequest) -> Evaluation:
     tokens = tokenize(context, loaded, request.text, request.tokens, request.sequence)
     begun = time.monotonic()
     context.progress(0.0, "Rounding the weights")
-    weights = quantized(loaded.graph, request.assignment)
+    variant = make_variant(context, loaded, request.assignment, request.setup)
     sequences, length = tokens.ids.shape
     model: Any = loaded.model
     columns: dict[str, list[Tensor]] = {"kl": [], "before": [], "after": [], "same": []}
@@ -43,8 +43,8 @@ def evaluate(context: Context, request: EvaluateRequest) -> Evaluation:
         ids = tokens.ids[start : start + step].to(loaded.device)
         with torch.no_grad():
             reference = log_probabilities(model(ids, use_cache=False).logits[:, :-1])
-            with patched(weights):
-                other = log_probabilities(model(ids, use_cache=False).logits[:, :-1])
+            with variant.active() as changed:
+                other = log_probabilities(changed(ids, use_cache=False).logits[:, :-1])
         columns["kl"].append(kl_divergence(reference, other).cpu())
         columns["before"].append(negative_log_likelihood(reference, ids[:, 1:]).cpu())
         columns["after"].append(negative_log_likelihood(other, ids[:, 1:]).cpu())
@@ -64,6 +64,7 @@ def evaluate(context: Context, request: EvaluateRequest) -> Evaluation:
         text_hash=tokens.text_hash,
         text_label=tokens.label,
         seconds=time.monotonic() - begun,
+        notes=variant.notes,
     )
 
 

@@ -6,33 +6,33 @@ from quant_core.formats.base import (
     Codes,
     Family,
     Format,
+    Grid,
     fake_quantize,
     find,
     from_blocks,
     infos,
+    join,
+    place,
+    split,
     to_blocks,
 )
-from quant_core.jobs.context import Context
-from quant_core.schema import Catalog, CatalogRequest
 
 __all__ = [
     "FAMILIES",
     "Codes",
     "Family",
     "Format",
-    "catalog",
+    "Grid",
     "fake_quantize",
     "find",
     "float8",
     "from_blocks",
     "infos",
     "integer",
+    "join",
     "normal_float",
+    "place",
+    "split",
     "to_blocks",
     "unquantized",
 ]
-
-
-def catalog(context: Context, request: CatalogRequest) -> Catalog:
-    """What the registries offer, for pages that load no torch."""
-    return Catalog(tuple(infos().values()))

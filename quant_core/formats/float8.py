@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quant_core.formats.base import Codes, Format, register
+from quant_core.formats.base import Format, Grid, register
 from quant_core.schema import FamilyInfo
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
@@ -18,21 +18,26 @@ LARGEST = torch.finfo(torch.float8_e4m3fn).max
 class Float8E4M3(Format):
     """FP8 E4M3 with one float32 scale a channel or tensor."""
 
-    def quantize(self, blocks: Tensor) -> Codes:
-        """Codes as float8_e4m3fn (blocks, block size), scales as float32 (blocks, 1)."""
+    def fit(self, blocks: Tensor, *, importance: Tensor | None = None, shrink: Tensor | None = None) -> Grid:
+        """Scales as float32 (blocks, 1)."""
         largest = blocks.abs().amax(dim=1, keepdim=True)
-        scales = (largest / LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
-        return Codes((blocks / scales).clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scales)
+        if shrink is not None:
+            largest = largest * shrink
+        return Grid((largest / LARGEST).clamp(min=torch.finfo(torch.float32).tiny))
 
-    def dequantize(self, codes: Codes) -> Tensor:
+    def encode(self, values: Tensor, grid: Grid, start: int = 0) -> Tensor:
+        """Codes as float8_e4m3fn."""
+        return (values / grid.scales).clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+
+    def decode(self, codes: Tensor, grid: Grid, start: int = 0) -> Tensor:
         """``scale * code`` in float32."""
-        return codes.values.float() * codes.scales
+        return codes.float() * grid.scales
 
-    def grid(self, codes: Codes) -> Tensor:
+    def levels(self, grid: Grid, position: int = 0) -> Tensor:
         """The 253 different finite values of the block."""
-        numbers = torch.arange(256, dtype=torch.int16, device=codes.scales.device)
+        numbers = torch.arange(256, dtype=torch.int16, device=grid.scales.device)
         every = numbers.to(torch.uint8).view(torch.float8_e4m3fn).float()
-        values: Tensor = torch.unique(every[torch.isfinite(every)]) * codes.scales[0, 0]
+        values: Tensor = torch.unique(every[torch.isfinite(every)] * grid.scales[0, 0])
         return values
 
 
@@ -48,6 +53,9 @@ register(
         default="channel",
         value_bits=8,
         scale_bits=32,
+        kind="8-bit",
+        clips=True,
+        details={"scale_dtype": "float32"},
     ),
     Float8E4M3,
 )

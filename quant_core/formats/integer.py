@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from quant_core.errors import FormatError
-from quant_core.formats.base import Codes, Format, register
+from quant_core.formats.base import Format, Grid, register
 from quant_core.schema import FamilyInfo, FormatSpec
 
 _LARGEST = torch.finfo(torch.float16).max
@@ -34,10 +34,12 @@ class IntegerFormat(Format):
         self.high = 2 ** (bits - 1) - 1
         self.symmetric = spec.symmetry == "sym"
 
-    def quantize(self, blocks: Tensor) -> Codes:
-        """Codes as int8 (blocks, block size), scales as float16 (blocks, 1), zero points as int8 (blocks, 1)."""
+    def fit(self, blocks: Tensor, *, importance: Tensor | None = None, shrink: Tensor | None = None) -> Grid:
+        """Scales as float16 (blocks, 1), zero points as int8 (blocks, 1)."""
         low = blocks.amin(dim=1, keepdim=True).clamp(max=0.0)
         high = blocks.amax(dim=1, keepdim=True).clamp(min=0.0)
+        if shrink is not None:
+            low, high = low * shrink, high * shrink
         steps = float(self.high - self.low)
         span = torch.maximum(-low, high) * 2.0 if self.symmetric else high - low
         if float(span.max()) / steps > _LARGEST:
@@ -46,25 +48,33 @@ class IntegerFormat(Format):
                 "Keep this weight in its original format.",
             )
         scales = (span / steps).clamp(min=_SMALLEST).to(torch.float16)
-        step = scales.float()
-        scaled = blocks / step
         if self.symmetric:
-            return Codes(scaled.round_().clamp_(self.low, self.high).to(torch.int8), scales)
-        zero = (self.low - low / step).round_().clamp_(self.low, self.high)
-        codes = scaled.add_(zero).round_().clamp_(self.low, self.high)
-        return Codes(codes.to(torch.int8), scales, zero.to(torch.int8))
+            return Grid(scales)
+        zero = (self.low - low / scales.float()).round_().clamp_(self.low, self.high)
+        return Grid(scales, zero.to(torch.int8))
 
-    def dequantize(self, codes: Codes) -> Tensor:
+    def encode(self, values: Tensor, grid: Grid, start: int = 0) -> Tensor:
+        """Codes as int8."""
+        scaled = values / grid.scales.float()
+        if grid.zero_points is not None:
+            scaled += grid.zero_points.float()
+        return scaled.round_().clamp_(self.low, self.high).to(torch.int8)
+
+    def decode(self, codes: Tensor, grid: Grid, start: int = 0) -> Tensor:
         """``scale * (q - z)`` in float32."""
-        values = codes.values.float()
-        if codes.zero_points is not None:
-            values -= codes.zero_points.float()
-        return values.mul_(codes.scales.float())
+        values = codes.float()
+        if grid.zero_points is not None:
+            values -= grid.zero_points.float()
+        return values.mul_(grid.scales.float())
 
-    def grid(self, codes: Codes) -> Tensor:
+    def levels(self, grid: Grid, position: int = 0) -> Tensor:
         """The ``2^bits`` values of the block."""
-        every = torch.arange(self.low, self.high + 1, dtype=torch.int8, device=codes.scales.device)[None]
-        return self.dequantize(Codes(every, codes.scales, codes.zero_points))[0]
+        every = torch.arange(self.low, self.high + 1, dtype=torch.int8, device=grid.scales.device)[None]
+        return self.decode(every, grid)[0]
+
+    def step(self, grid: Grid) -> Tensor:
+        """The scale."""
+        return grid.scales.float()
 
 
 def _register(bits: int) -> None:
@@ -80,6 +90,9 @@ def _register(bits: int) -> None:
             default="g{group}/asym",
             value_bits=bits,
             scale_bits=16,
+            uniform=True,
+            clips=True,
+            details={"scale_dtype": "float16"},
         ),
         lambda spec: IntegerFormat(spec, bits),
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quant_core.formats.base import Codes, Format, register
+from quant_core.formats.base import Format, Grid, register
 from quant_core.schema import FamilyInfo
 
 # Appendix E of the paper, to float32's precision.
@@ -40,23 +40,26 @@ NF4_TABLE = (
 class NormalFloat4(Format):
     """NF4 with one float32 scale a block."""
 
-    def quantize(self, blocks: Tensor) -> Codes:
-        """Table indices as uint8 (blocks, block size), scales as float32 (blocks, 1)."""
-        table = torch.tensor(NF4_TABLE, device=blocks.device)
-        scales = blocks.abs().amax(dim=1, keepdim=True)
-        unit = blocks / torch.where(scales > 0, scales, 1.0)
-        indices = torch.bucketize(unit, (table[1:] + table[:-1]) / 2)
-        return Codes(indices.to(torch.uint8), scales)
+    def fit(self, blocks: Tensor, *, importance: Tensor | None = None, shrink: Tensor | None = None) -> Grid:
+        """Scales as float32 (blocks, 1)."""
+        largest = blocks.abs().amax(dim=1, keepdim=True)
+        return Grid(largest if shrink is None else largest * shrink)
 
-    def dequantize(self, codes: Codes) -> Tensor:
+    def encode(self, values: Tensor, grid: Grid, start: int = 0) -> Tensor:
+        """Table indices as uint8."""
+        table = torch.tensor(NF4_TABLE, device=values.device)
+        unit = values / torch.where(grid.scales > 0, grid.scales, 1.0)
+        return torch.bucketize(unit, (table[1:] + table[:-1]) / 2).to(torch.uint8)
+
+    def decode(self, codes: Tensor, grid: Grid, start: int = 0) -> Tensor:
         """``scale * table[index]`` in float32."""
-        table = torch.tensor(NF4_TABLE, device=codes.values.device)
-        return table[codes.values.int()] * codes.scales
+        table = torch.tensor(NF4_TABLE, device=codes.device)
+        return table[codes.int()] * grid.scales
 
-    def grid(self, codes: Codes) -> Tensor:
+    def levels(self, grid: Grid, position: int = 0) -> Tensor:
         """The sixteen values of the block."""
-        every = torch.arange(16, dtype=torch.uint8, device=codes.scales.device)[None]
-        return self.dequantize(Codes(every, codes.scales))[0]
+        values: Tensor = torch.unique(torch.tensor(NF4_TABLE, device=grid.scales.device) * grid.scales[0, 0])
+        return values
 
 
 register(
@@ -71,6 +74,9 @@ register(
         default="g{group}",
         value_bits=4,
         scale_bits=32,
+        kind="4-bit tables",
+        clips=True,
+        details={"scale_dtype": "float32", "codebook": "nf4"},
     ),
     NormalFloat4,
 )

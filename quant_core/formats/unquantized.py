@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from quant_core.formats.base import Codes, Format, register
+from quant_core.formats.base import Format, Grid, register
 from quant_core.schema import ORIGINAL, FamilyInfo
 
 
 class Unquantized(Format):
     """Keeps every value."""
 
-    def quantize(self, blocks: Tensor) -> Codes:
-        """The values themselves; scales of 1."""
-        return Codes(blocks, blocks.new_ones(blocks.shape[0], 1))
+    def fit(self, blocks: Tensor, *, importance: Tensor | None = None, shrink: Tensor | None = None) -> Grid:
+        """Scales of 1."""
+        return Grid(blocks.new_ones(blocks.shape[0], 1))
 
-    def dequantize(self, codes: Codes) -> Tensor:
+    def encode(self, values: Tensor, grid: Grid, start: int = 0) -> Tensor:
         """The values themselves."""
-        return codes.values
-
-    def grid(self, codes: Codes) -> Tensor:
-        """The block's own values, since every stored value is its own grid point."""
-        values: Tensor = torch.unique(codes.values[0])
         return values
+
+    def decode(self, codes: Tensor, grid: Grid, start: int = 0) -> Tensor:
+        """The values themselves."""
+        return codes
+
+    def levels(self, grid: Grid, position: int = 0) -> Tensor:
+        """Nothing to draw: every float is a level."""
+        return grid.scales.new_empty(0)
 
 
 register(

@@ -32,7 +32,7 @@ JOBS: Functions = {
     "inspect": "quant_core.models.inspect:inspect",
     "layer": "quant_core.evaluation.layer:layer_view",
     "generate": "quant_core.evaluation.generation:generate",
-    "catalog": "quant_core.formats:catalog",
+    "catalog": "quant_core.methods.catalog:catalog",
     "sensitivity": "quant_core.sensitivity.run:run",
     "evaluate": "quant_core.evaluation.quality:evaluate",
 }

@@ -12,12 +12,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from quant_core.errors import FormatError, QuantError
-from quant_core.formats import fake_quantize, find
+from quant_core.errors import QuantError
 from quant_core.models.graph import Graph
-from quant_core.models.layers import Slot
 from quant_core.registry import unknown_name
-from quant_core.schema import ORIGINAL
 
 Weights = dict[nn.Parameter, Tensor]
 
@@ -42,25 +39,6 @@ def swap(graph: Graph, matrices: Mapping[str, Tensor]) -> Weights:
             weights[slot.parameter] = fresh if slot.expert is None else fresh.copy_(slot.parameter.data)
         slot.write(weights[slot.parameter], matrix)
     return weights
-
-
-def quantized(graph: Graph, assignment: Mapping[str, str]) -> Weights:
-    """New storage with every named unit rounded to its format, by full format name."""
-    matrices = {}
-    for name, form in assignment.items():
-        if name not in graph.slots:
-            raise unknown_name("weight", name, graph.slots)
-        if form != ORIGINAL:
-            matrices[name] = rounded(graph.slots[name], form)
-    return swap(graph, matrices)
-
-
-def rounded(slot: Slot, form: str) -> Tensor:
-    """A unit's matrix (rows, columns) after rounding to the format of full name ``form``; errors name the unit."""
-    try:
-        return fake_quantize(find(form), slot.matrix())
-    except FormatError as error:
-        raise FormatError(f"{slot.unit.name}: {error.message}", error.hint) from error
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from quant_core.names import parse_format, unknown_weight
 from quant_core.recipes.make import VERSION
 from quant_core.recipes.parameters import format_parameters
 from quant_core.registry import unknown_name
-from quant_core.schema import FamilyInfo, ModelInfo, Recipe, Unit
+from quant_core.schema import FamilyInfo, MethodInfo, ModelInfo, Recipe, Unit
 
 DEPTH = 10
 """Levels of nesting that a recipe stays well below."""
@@ -40,13 +40,19 @@ def to_text(recipe: Recipe, kind: Literal["json", "yaml"]) -> str:
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=readable, default_flow_style=None, width=110)
 
 
-def from_text(text: str, info: ModelInfo, families: Mapping[str, FamilyInfo]) -> Recipe:
+def from_text(
+    text: str,
+    info: ModelInfo,
+    families: Mapping[str, FamilyInfo],
+    methods: Mapping[str, MethodInfo],
+) -> Recipe:
     """The recipe in a file's text, JSON or YAML.
 
     Args:
         text: The file.
         info: The model that is open, which the recipe must have been made for.
         families: The known families of number formats.
+        methods: The known rounding methods.
 
     Raises:
         RecipeError: The file is malformed, of another version or model, or contradicts itself.
@@ -62,7 +68,7 @@ def from_text(text: str, info: ModelInfo, families: Mapping[str, FamilyInfo]) ->
     odd = _difference(data, schema.dump(recipe), "")
     if odd:
         raise RecipeError(f"The recipe's field {odd!r} has a value of the wrong kind.", EDIT)
-    _check_units(recipe, info, families)
+    _check_units(recipe, info, families, methods)
     _check_sizes(recipe, info)
     return recipe
 
@@ -158,7 +164,12 @@ def _check_model(data: dict[str, Any], info: ModelInfo) -> None:
         )
 
 
-def _check_units(recipe: Recipe, info: ModelInfo, families: Mapping[str, FamilyInfo]) -> None:
+def _check_units(
+    recipe: Recipe,
+    info: ModelInfo,
+    families: Mapping[str, FamilyInfo],
+    methods: Mapping[str, MethodInfo],
+) -> None:
     """Whether the recipe names each weight of the model once, with a known format spelled out as it is."""
     units = {unit.name: unit for unit in info.units}
     for name, entry in recipe.units.items():
@@ -166,14 +177,14 @@ def _check_units(recipe: Recipe, info: ModelInfo, families: Mapping[str, FamilyI
             error = unknown_weight(name, units)
             raise RecipeError(error.message, error.hint)
         try:
-            spec = parse_format(entry.format, families)
+            spec = parse_format(entry.format, families, methods=methods)
         except FormatError as error:
             raise RecipeError(f"{name}: {error.message}", error.hint) from error
         if spec.name != entry.format:
             raise RecipeError(
                 f"{name} has the format {entry.format!r}.", f"Write its full name, {spec.name!r}."
             )
-        if dict(entry.parameters) != format_parameters(spec, units[name].bits):
+        if dict(entry.parameters) != format_parameters(spec, families, units[name].bits):
             raise RecipeError(f"{name} has parameters that are not those of {entry.format!r}.", EDIT)
     missing = [name for name in units if name not in recipe.units]
     if missing:

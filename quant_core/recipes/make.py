@@ -15,6 +15,7 @@ from quant_core.schema import (
     ORIGINAL,
     Budget,
     Evaluation,
+    FamilyInfo,
     ModelInfo,
     Recipe,
     RecipeEntry,
@@ -32,6 +33,7 @@ def make_recipe(
     info: ModelInfo,
     table: ScoreTable,
     solution: Solution,
+    families: Mapping[str, FamilyInfo],
     budget: Budget | None = None,
     pins: Mapping[str, str] | None = None,
     measured: Evaluation | None = None,
@@ -42,6 +44,7 @@ def make_recipe(
         info: The model.
         table: The scores that the solution was made from.
         solution: Formats and figures.
+        families: The known families of number formats.
         budget: What was asked for, if anything.
         pins: Which units were not free, by name or pattern.
         measured: The recipe measured against the original, if it was.
@@ -60,7 +63,7 @@ def make_recipe(
         stored = unit.parameters * unit.bits if form == ORIGINAL else sizes.get((unit.name, form))
         if stored is None:
             raise RecipeError(f"{unit.name} has no size in {form!r}.", "Analyse the model with that format.")
-        parameters = format_parameters(read_name(form), unit.bits)
+        parameters = format_parameters(read_name(form), families, unit.bits)
         entries[unit.name] = RecipeEntry(form, parameters, stored / unit.parameters)
     for name in solution.assignment:
         if name not in entries:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from quant_core.formats import Format
+from quant_core.methods.rounder import Rounder
 from quant_core.models.layers import Slot
 from quant_core.models.memory import free_memory
-from quant_core.models.patch import rounded
 
 _SHARE = 0.25
 """Share of the free memory that kept errors may take."""
@@ -23,8 +23,9 @@ class RoundingErrors:
     otherwise, so that a model of any size can be scored.
     """
 
-    def __init__(self, formats: Sequence[Format]) -> None:
+    def __init__(self, formats: Sequence[Format], rounder: Rounder) -> None:
         self.formats = tuple(formats)
+        self._rounder = rounder
         self._kept: dict[tuple[str, str], Tensor] = {}
         self._room: int | None = None
 
@@ -34,7 +35,7 @@ class RoundingErrors:
         if key in self._kept:
             return self._kept[key]
         weight = slot.matrix().float()
-        error = rounded(slot, form.name).float() - weight
+        error = self._rounder.matrix(slot, form.name).float() - weight
         size = error.numel() * error.element_size()
         if self._room is None:
             self._room = int(free_memory(error.device) * _SHARE)

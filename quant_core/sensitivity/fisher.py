@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quant_core.calibration.batches import batch_rows, label_gradient
 from quant_core.calibration.capture import Product, capture
 from quant_core.calibration.text import Tokens
 from quant_core.jobs.context import Context
@@ -35,10 +36,6 @@ from quant_core.sensitivity.errors import RoundingErrors
 LABELS = 2
 """Labels drawn at each position; more mean less noise, and each costs one backward pass."""
 _RESAMPLES = 200
-_LOGITS = 16_000_000
-"""Logits a batch may hold (64 MB in float32), unless one sequence alone has more."""
-_ACTIVATIONS = 100_000_000
-"""Inputs and gradients a batch may hold (400 MB in float32), unless one sequence alone has more."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +135,6 @@ def score_layers(
     return LayerScores(ratio, fisher if gradients else None)
 
 
-def batch_rows(loaded: LoadedModel, length: int, values: int) -> int:
-    """How many sequences of ``length`` fit a batch when a token takes ``values`` captured values."""
-    tokens = min(_LOGITS // loaded.info.vocabulary, _ACTIVATIONS // max(1, values))
-    return max(1, tokens // length)
-
-
 def _run(
     loaded: LoadedModel, ids: Tensor, wanted: set[str], generator: torch.Generator, gradients: bool
 ) -> _Collector:
@@ -152,21 +143,8 @@ def _run(
     with torch.set_grad_enabled(gradients), capture(loaded.graph, found, model):
         logits = model(ids.to(loaded.device), use_cache=False).logits
         for label in range(LABELS if gradients else 0):
-            logits.backward(_label_gradient(logits.detach(), generator), retain_graph=label < LABELS - 1)
+            logits.backward(label_gradient(logits.detach(), generator), retain_graph=label < LABELS - 1)
     return found
-
-
-def _label_gradient(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """D log p(label) / d logits for labels drawn from the model's own distribution: onehot(label) - p.
-
-    Labels come from inverting the cumulative distribution at uniform numbers drawn on the CPU.
-    """
-    chances = logits.float().softmax(dim=-1)
-    uniform = torch.rand(logits.shape[:-1], generator=generator).to(logits.device)
-    cumulative = chances.cumsum(dim=-1)
-    target = uniform[..., None] * cumulative[..., -1:]
-    labels = torch.searchsorted(cumulative, target, right=True).clamp_(max=logits.shape[-1] - 1)
-    return chances.neg_().scatter_add_(-1, labels, torch.ones_like(target)).to(logits.dtype)
 
 
 def _project(error: Tensor, seen: list[_Seen], tokens: int) -> tuple[Tensor, float]:

@@ -11,20 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quant_core.calibration.batches import batch_rows
 from quant_core.calibration.text import Tokens
-from quant_core.formats import Format
 from quant_core.jobs.context import Context
 from quant_core.metrics import kl_divergence, log_probabilities
 from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
-from quant_core.models.patch import patched, quantized
-from quant_core.sensitivity.fisher import batch_rows
+from quant_core.models.patch import patched, swap
+from quant_core.sensitivity.errors import RoundingErrors
 
 
 def measure_layers(
-    context: Context, loaded: LoadedModel, tokens: Tokens, slots: Sequence[Slot], formats: Sequence[Format]
+    context: Context, loaded: LoadedModel, tokens: Tokens, slots: Sequence[Slot], errors: RoundingErrors
 ) -> Tensor:
     """KL in nats a token of every unit in every format, by sequence: (units, formats, sequences)."""
+    formats = errors.formats
     sequences, length = tokens.ids.shape
     result = torch.zeros(len(slots), len(formats), sequences)
     model: Any = loaded.model
@@ -40,7 +41,7 @@ def measure_layers(
                 context.progress(
                     done / points, f"{done:,} of {points:,} points: {slot.unit.name} in {form.name}"
                 )
-                weights = quantized(loaded.graph, {slot.unit.name: form.name})
+                weights = swap(loaded.graph, {slot.unit.name: slot.matrix() + errors.of(slot, form)})
                 with torch.no_grad(), patched(weights):
                     other = log_probabilities(model(ids, use_cache=False).logits)
                 result[row, column, start : start + step] = kl_divergence(reference, other).mean(dim=1).cpu()

@@ -10,6 +10,7 @@ from torch import Tensor
 from quant_core.calibration.text import tokenize
 from quant_core.formats import find
 from quant_core.jobs.context import Context
+from quant_core.methods.rounder import Rounder
 from quant_core.schema import ORIGINAL, Matrix, ScoreTable, SensitivityRequest
 from quant_core.sensitivity.errors import RoundingErrors
 from quant_core.sensitivity.fisher import bootstrap_error, score_layers
@@ -28,10 +29,11 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
     slots = [slot for slot in loaded.graph.slots.values() if slot.unit.decided or request.embeddings]
     tokens = tokenize(context, loaded, request.text, request.tokens, request.sequence)
     begun = time.monotonic()
-    errors = RoundingErrors(formats)
+    rounder = Rounder(context, loaded, tokens)
+    errors = RoundingErrors(formats, rounder)
     found: dict[str, Any] = {}
     if request.score == "measured":
-        per_sequence = measure_layers(context, loaded, tokens, slots, formats)
+        per_sequence = measure_layers(context, loaded, tokens, slots, errors)
         found["measured"] = _matrix(per_sequence.mean(dim=-1))
         found["measured_stderr"] = _matrix(bootstrap_error(per_sequence, request.seed))
     elif request.score != "weight":
@@ -62,6 +64,7 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
         seed=request.seed,
         seconds=time.monotonic() - begun,
         weight=tuple(weight),
+        notes=tuple(f"{where}: {note}." for where, note in rounder.notes.items()),
         **found,
     )
 

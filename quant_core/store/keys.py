@@ -33,10 +33,11 @@ def request_key(request: Request) -> str:
     if not isinstance(request, InspectRequest):
         del data["roots"]
         data["model"] = {"dtype": data["model"]["dtype"]}
-    if text := data.get("text"):
-        del text["label"]
-        if text["kind"] in ("calibration", "evaluation"):
-            text["sha256"] = _bundled_text(text["kind"])
+    for text in (data.get("text"), data.get("setup", {}).get("calibration", {}).get("text")):
+        if text:
+            del text["label"]
+            if text["kind"] in ("calibration", "evaluation"):
+                text["sha256"] = _bundled_text(text["kind"])
     return digest({"kind": kind, "version": METRIC_VERSION, "request": data})
 
 

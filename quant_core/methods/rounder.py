@@ -1,0 +1,146 @@
+"""Rounding units by full format name, method included, with the statistics that methods ask for.
+
+Statistics are collected for as many units at once as a share of the free memory holds, in the model's order, and kept
+until others take their place: a small model is read once, a large one in a few passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor
+
+from quant_core.calibration.statistics import SAMPLES, Inputs, collect
+from quant_core.calibration.text import Tokens, tokenize
+from quant_core.errors import FormatError
+from quant_core.formats import Codes, Format, fake_quantize, find, from_blocks, join, split, to_blocks
+from quant_core.jobs.context import Context
+from quant_core.methods import rounding
+from quant_core.models.layers import Slot
+from quant_core.models.loading import LoadedModel
+from quant_core.models.memory import free_memory
+from quant_core.models.patch import Weights, swap
+from quant_core.registry import unknown_name
+from quant_core.schema import ORIGINAL, Calibration, Unit
+
+_SHARE = 0.25
+"""Share of the free memory that statistics may take."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """One unit rounded: its codes, which weights are kept in 16 bits, and the matrix they stand for."""
+
+    form: Format
+    codes: Codes
+    kept: Tensor | None
+    matrix: Tensor
+    """(rows, columns), in the dtype of the model."""
+
+
+class Rounder:
+    """Rounds the units of one model.
+
+    Args:
+        context: For progress, cancel, and text that the model writes itself.
+        loaded: The model.
+        calibration: The text that methods learn from, or its tokens.
+    """
+
+    def __init__(self, context: Context, loaded: LoadedModel, calibration: Calibration | Tokens) -> None:
+        self._context = context
+        self._loaded = loaded
+        self._calibration = calibration
+        self._inputs: dict[str, Inputs] = {}
+        self._gradients = False
+        self.notes: dict[str, str] = {}
+        """What the user should know of a unit's rounding, by ``unit: format``."""
+
+    def weights(self, assignment: Mapping[str, str]) -> Weights:
+        """New storage with every named unit rounded to its format, by full format name."""
+        matrices = {}
+        for name, form in assignment.items():
+            if name not in self._loaded.graph.slots:
+                raise unknown_name("weight", name, self._loaded.graph.slots)
+            if form != ORIGINAL:
+                matrices[name] = self.matrix(self._loaded.graph.slots[name], form)
+        return swap(self._loaded.graph, matrices)
+
+    def matrix(self, slot: Slot, name: str) -> Tensor:
+        """A unit's matrix (rows, columns) after rounding to the format of full ``name``; errors name the unit."""
+        form = find(name)
+        if not form.spec.method:
+            return _named(slot.unit, lambda: fake_quantize(form, slot.matrix()))
+        return self.quantize(slot, form).matrix
+
+    def quantize(self, slot: Slot, form: Format) -> Quantized:
+        """A unit rounded to ``form`` by the method in its name; ``FormatError`` names the unit."""
+        return _named(slot.unit, lambda: self._quantize(slot, form))
+
+    def _quantize(self, slot: Slot, form: Format) -> Quantized:
+        matrix = slot.matrix()
+        dense, mask = split(form, matrix)
+        codes = self._codes(slot, form, dense.float())
+        values = from_blocks(form.dequantize(codes), form, *matrix.shape)
+        return Quantized(form, codes, mask, join(values, matrix, mask))
+
+    def _codes(self, slot: Slot, form: Format, dense: Tensor) -> Codes:
+        if not form.spec.method:
+            return form.quantize(to_blocks(dense, form))
+        method = rounding.METHODS[form.spec.method.split(":")[0]]
+        reason = method.refuses(form.info)
+        if reason:
+            raise FormatError(f"{method.info.title} cannot round to {form.spec.family}.", reason)
+        inputs = self.inputs(slot, "gradients" in method.info.needs) if method.info.needs else None
+        if inputs is not None and (
+            not inputs.rows or ("gradients" in method.info.needs and inputs.gradient is None)
+        ):
+            why = "saw no calibration token" if slot.unit.kind == "expert" else "multiplies no input"
+            self.notes[f"{slot.unit.name}: {form.name}"] = f"{why}; rounded to nearest instead"
+            return form.quantize(to_blocks(dense, form))
+        rounded = rounding.find(form.spec.method).round(dense, form, inputs)
+        if rounded.note:
+            self.notes[f"{slot.unit.name}: {form.name}"] = rounded.note
+        return rounded.codes
+
+    def inputs(self, slot: Slot, gradients: bool = False) -> Inputs:
+        """What entered a unit over the calibration text; read anew for it and those behind it if it is not kept."""
+        name = slot.unit.name
+        if name not in self._inputs or (gradients and not self._gradients):
+            if isinstance(self._calibration, Calibration):
+                text, tokens, length = (
+                    self._calibration.text, self._calibration.tokens, self._calibration.sequence
+                )  # fmt: skip
+                self._calibration = tokenize(self._context, self._loaded, text, tokens, length)
+            self._inputs.clear()
+            self._gradients = gradients
+            chunk = self._chunk(slot)
+            self._inputs = collect(self._context, self._loaded, self._calibration, chunk, gradients=gradients)
+        return self._inputs[name]
+
+    def _chunk(self, first: Slot) -> list[Slot]:
+        """``first`` and the units behind it whose statistics fit into memory together."""
+        slots = list(self._loaded.graph.slots.values())
+        place = next(index for index, slot in enumerate(slots) if slot.unit.name == first.unit.name)
+        room = free_memory(self._loaded.device) * _SHARE
+        chunk: list[Slot] = []
+        for slot in slots[place:]:
+            if slot.unit.kind == "embedding" and slot is not first:
+                continue
+            room -= 4 * slot.unit.columns * (slot.unit.columns + SAMPLES)
+            if chunk and room < 0:
+                break
+            chunk.append(slot)
+        return chunk
+
+
+T = TypeVar("T")
+
+
+def _named(unit: Unit, work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except FormatError as error:
+        raise FormatError(f"{unit.name}: {error.message}", error.hint) from error
