@@ -35,7 +35,7 @@ imports: $(DEV)  ## who may import whom
 	@$(BIN)/lint-imports --no-logo
 
 pytest: $(DEV)  ## every test, the browser's included
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 unit: $(DEV)  ## the tests that need no browser
 	@$(BIN)/python -m pytest --quiet -m "not browser" $(ARGS)

@@ -9,14 +9,16 @@ same number of threads. The naive sweep quantizes one unit, runs the whole model
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
 
 from quant_core.models.loading import LoadedModel, load
-from quant_core.schema import CALIBRATION, ModelRef, SensitivityRequest, TokenEvent, replace
+from quant_core.schema import CALIBRATION, Event, ModelRef, SensitivityRequest, replace
 from quant_core.sensitivity.run import run
 
 FORMATS = "int2,int3,int4,int5,int6,int8,int4/sym,nf4,fp8"
@@ -38,8 +40,14 @@ class Silent:
     def check_cancelled(self) -> None:
         """Nothing cancels a benchmark but the keyboard."""
 
-    def emit(self, event: TokenEvent) -> None:
+    def emit(self, event: Event) -> None:
         """Nobody watches."""
+
+    def folder(self) -> Path:
+        """A folder that stays, so that text the model wrote is there for the next run."""
+        folder = Path(tempfile.gettempdir()) / "quantlens-benchmarks"
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def loaded(self, ref: ModelRef, roots: tuple[str, ...], fingerprint: str = "") -> LoadedModel:
         """The one model."""

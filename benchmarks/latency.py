@@ -22,7 +22,7 @@ from quant_core.workspace import Workspace, browser_roots
 from tests.browser.served import at_rest, browser, chromium, serve
 from tests.workers import end_worker
 
-TITLES = ("Model", "Weights", "Sensitivity", "Recipe", "Compare", "Export")
+TITLES = ("Model", "Weights", "Sensitivity", "Recipe", "Train", "Compare", "Export")
 FORMATS = ("int2", "int3", "int4", "int5", "int6", "int8", "nf4")
 TARGETS = {"idle": (0.4, 0.3), "sweep": (0.8, 0.5)}
 """Medians to stay under, in seconds: page switch, slider to recipe."""

@@ -2,12 +2,14 @@
 
 import streamlit as st
 
+from ui import setup
 from ui.compare_page import metrics, recipe_or_hint, settings, texts
 from ui.entry import ensure_entry, link
 from ui.widgets import empty_state, model_header
 
 ensure_entry("compare")
 info = model_header("Compare", "Read what the recipe does to the text: same prompt, same random numbers.")
+setup.panel(info)
 recipe = recipe_or_hint(info)
 
 if recipe is None:

@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from ui import setup
 from ui.entry import ensure_entry, link
 from ui.recipe_page import score_first, workbench
 from ui.widgets import model_header
@@ -10,6 +11,7 @@ ensure_entry("recipe")
 info = model_header(
     "Recipe", "Set a budget: every layer gets the format that costs the least quality within it."
 )
+setup.panel(info)
 table = score_first(info)
 
 if table is not None:

@@ -4,7 +4,7 @@ import streamlit as st
 
 from ui import layers
 from ui.entry import ensure_entry, link
-from ui.pickers import format_picker
+from ui.format_picker import format_picker
 from ui.score_view import layer_cost
 from ui.widgets import model_header
 
@@ -12,7 +12,7 @@ ensure_entry("weights")
 info = model_header("Weights", "What a number format does to the weights of one layer.")
 
 unit = layers.picker(info)
-chosen = format_picker()
+chosen = format_picker(unit=unit)
 st.subheader(f"`{unit.name}`", anchor=False)
 view = layers.view(info, unit, chosen)
 

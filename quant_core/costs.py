@@ -12,10 +12,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from quant_core.schema import FamilyInfo, FormatSpec, Storage
+from quant_core.schema import FamilyInfo, FormatSpec, ModelInfo, Storage, Unit, replace
 
 DOUBLE_BLOCK = 256
 """Scales that share a scale of their own under double quantization."""
+
+
+TIED = "The embedding and the head share one weight, counted once."
+"""What a model's notes say where that is so."""
 
 
 class Blocks(NamedTuple):
@@ -66,3 +70,31 @@ def storage(info: FamilyInfo, spec: FormatSpec, rows: int, columns: int, origina
         index = 16 if columns <= 2**16 else 32
         metadata += kept(spec, rows, columns) * (16 + index) + (rows + 1) * 32
     return Storage(codes=cut.number * -(-cut.size // info.pack) * code, metadata=metadata, padded=cut.padded)
+
+
+def untied(info: ModelInfo) -> ModelInfo:
+    """The model once its head is a weight of its own, as some rewrites leave it; ``info`` itself if it is already.
+
+    The head comes last, as a unit and in the model, and its bits are added to what the model takes.
+    """
+    shared = next((unit for unit in info.units if unit.tied), None)
+    if shared is None:
+        return info
+    name = shared.tied[0]
+    head = Unit(
+        name=name,
+        block=-1,
+        role=name.split(".")[-2],
+        kind="head",
+        rows=shared.rows,
+        columns=shared.columns,
+        bits=shared.bits,
+        decided=False,
+    )
+    units = (*(replace(unit, tied=()) if unit is shared else unit for unit in info.units), head)
+    return replace(
+        info,
+        units=units,
+        parameters=info.parameters + head.parameters,
+        notes=tuple(note for note in info.notes if note != TIED),
+    )

@@ -89,13 +89,39 @@ def parse_method(text: str, methods: Mapping[str, MethodInfo] | None, family: st
     if family not in method.families:
         reason = method.except_for.get(family, f"It works with {', '.join(method.families)}.")
         raise FormatError(f"{method.title} cannot round to {family}.", reason)
+    return _with_options(text, method)
+
+
+def parse_scheme(text: str, known: Mapping[str, MethodInfo], kind: str) -> str:
+    """A way to treat activations or the KV cache as its full name: options in their order, defaults left out.
+
+    Args:
+        text: ``int8/token``, ``int8/static:range=entropy``; empty for none, which stays empty.
+        known: What there is, by name.
+        kind: What it is called in messages (``activation scheme``).
+
+    Raises:
+        FormatError: There is no such name or option.
+    """
+    text = text.strip().lower()
+    name = text.split(":", maxsplit=1)[0]
+    if not text:
+        return ""
+    if name not in known:
+        error = unknown_name(kind, name, known)
+        raise FormatError(error.message, error.hint)
+    return _with_options(text, known[name])
+
+
+def _with_options(text: str, method: MethodInfo) -> str:
+    """``text`` with its options in their order, those at their default left out."""
     chosen = method_options(text, method)
     changed = [
         f"{option.name}={chosen[option.name]}"
         for option in method.options
         if chosen[option.name] != option.choices[0]
     ]
-    return ":".join([name, *changed])
+    return ":".join([method.name, *changed])
 
 
 def method_options(text: str, method: MethodInfo) -> dict[str, str]:

@@ -83,7 +83,7 @@ class FamilyInfo:
     """Bits a code takes; 0 for what a value takes in the checkpoint."""
     scale_bits: int
     """Bits the scale of a block takes, with all else that is stored a block but a zero point."""
-    kind: str = "integer"
+    kind: str = "Integer"
     """The heading under which pickers list it."""
     pack: int = 1
     """Values that one code stands for (five ternary values fit 8 bits)."""
@@ -122,12 +122,14 @@ class MethodInfo:
     help: str
     source: str
     families: tuple[str, ...] = ()
-    """Families of number formats it works with."""
+    """Families of number formats it works with; for a rewrite, architectures (``LlamaForCausalLM``)."""
     except_for: Mapping[str, str] = field(default_factory=dict)
-    """Why it does not work with a family."""
+    """Why it does not work with a family or an architecture."""
     needs: tuple[Literal["inputs", "gradients", "samples"], ...] = ()
     """What it learns from the calibration text: moments of a unit's inputs, of its output gradients, whole inputs."""
     options: tuple[Option, ...] = ()
+    unties: bool = False
+    """Whether it makes a head tied to the embedding a weight of its own (``costs.untied``)."""
 
 
 @dataclass(frozen=True)
@@ -342,7 +344,8 @@ class SensitivityRequest:
     embeddings: bool = False
     seed: int = 0
     setup: Setup = Setup()
-    """Its calibration is not used: methods learn from the text that is scored."""
+    """Its calibration is not used: methods learn from the text that is scored. Nor are activations and the KV cache:
+    scores are of weights."""
     roots: tuple[str, ...] = ()
 
 
@@ -394,12 +397,52 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True)
+class TrainRequest:
+    """Train the assigned weights through their rounding to predict what the original predicts. Answer: ``Training``.
+
+    It ends at ``steps`` or ``seconds``, whichever comes first; 0 sets no limit, and one of them must.
+    """
+
+    model: ModelRef
+    fingerprint: str
+    assignment: Mapping[str, str]
+    """Unit name to full format name; a method in the name says where training starts. Other units stay as they are."""
+    setup: Setup = Setup()
+    """``trained`` names a training to go on from."""
+    text: TextSource = TextSource("self", label="text the model writes itself")
+    tokens: int = 65536
+    """Size of the text; it is gone through again and again."""
+    sequence: int = 128
+    steps: int = 0
+    seconds: float = 300.0
+    """Time in training steps alone: writing the text and measuring come on top."""
+    batch: int = 4
+    """Sequences a step."""
+    learning_rate: float = 0.007
+    """Of values, in parts of the unit's mean step; of a LoRA update, of its factors."""
+    step_rate: float = 0.005
+    """Of step sizes, in parts of themselves."""
+    mode: Literal["full", "lora"] = "full"
+    """Whether all values of a weight are trained, or an update of low rank."""
+    rank: int = 32
+    """Of the LoRA update."""
+    seed: int = 0
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class CatalogRequest:
     """List what the registries offer. Answer: ``Catalog``."""
 
 
 Request = (
-    InspectRequest | SensitivityRequest | LayerRequest | EvaluateRequest | GenerateRequest | CatalogRequest
+    InspectRequest
+    | SensitivityRequest
+    | LayerRequest
+    | EvaluateRequest
+    | GenerateRequest
+    | TrainRequest
+    | CatalogRequest
 )
 
 
@@ -451,6 +494,8 @@ class ScoreTable:
     measured_stderr: Matrix = ()
     notes: tuple[str, ...] = ()
     """What went otherwise than asked (an expert that saw no token), a sentence each."""
+    transforms: tuple[str, ...] = ()
+    """Rewrites that the model had gone through before it was scored."""
 
     def scores(self, score: ScoreName) -> Matrix:
         """The matrix of one score (units x formats); empty if it was not computed."""
@@ -501,6 +546,8 @@ class LayerView:
     standard_deviation: float
     bits_per_weight: float
     padded: int
+    notes: tuple[str, ...] = ()
+    """What went otherwise than asked, a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -549,7 +596,62 @@ class TokenEvent:
     text: str
 
 
-Result = Catalog | ModelInfo | ScoreTable | LayerView | Evaluation | Generation
+@dataclass(frozen=True)
+class Training:
+    """What a training did; KL(original || trained) in nats a token, over all positions.
+
+    ``kl_before`` and ``kl_after`` are of sequences of the training text that were held out: they tell that it learned,
+    and are no evaluation.
+    """
+
+    fingerprint: str
+    key: str
+    """Goes into ``Setup.trained``; the weights are found by it, and it says what they are."""
+    assignment: Mapping[str, str]
+    """Units that were trained, with their full format names."""
+    mode: str
+    curve: tuple[tuple[int, float], ...]
+    """Steps done, and the mean loss of the steps up to there from the point before."""
+    steps: int
+    tokens: int
+    """Tokens seen, repetitions counted."""
+    seconds: float
+    """In training steps."""
+    kl_before: float
+    """Of the assigned formats, rounded as their names say."""
+    kl_after: float
+    held_out: int
+    """Tokens that were held out."""
+    learned: int
+    """Numbers that were trained."""
+    text_hash: str
+    text_label: str
+    notes: tuple[str, ...] = ()
+    """What the user should know of it, a sentence each."""
+
+
+@dataclass(frozen=True)
+class LossEvent:
+    """How a running training does: the mean loss since the last event, in nats a token."""
+
+    step: int
+    """Steps done."""
+    loss: float
+    tokens: int
+    """Tokens seen so far."""
+    seconds: float
+    """In training steps so far."""
+
+
+Event = TokenEvent | LossEvent
+
+
+def load_event(data: Any) -> Event:
+    """The event held in JSON ``data``; raises ``ValueError`` if it is none."""
+    return load(LossEvent, data) if "loss" in data else load(TokenEvent, data)
+
+
+Result = Catalog | ModelInfo | ScoreTable | LayerView | Evaluation | Generation | Training
 
 
 # --- allocation and recipes -----------------------------------------------------------------------------------------
@@ -619,6 +721,8 @@ class Recipe:
     pins: Mapping[str, str]
     measured: Evaluation | None
     libraries: Mapping[str, str]
+    setup: Setup = Setup()
+    """What is done beside the weights' formats; a user's own text is named but not held."""
 
     def assignment(self) -> dict[str, str]:
         """Unit name to full format name, without the weights that stay as they are."""

@@ -29,6 +29,7 @@ from quant_core.schema import (
     InspectRequest,
     Job,
     LayerView,
+    LossEvent,
     MethodInfo,
     ModelInfo,
     ModelRef,
@@ -38,8 +39,11 @@ from quant_core.schema import (
     Result,
     ScoreName,
     ScoreTable,
+    Setup,
     Solution,
     TokenEvent,
+    Training,
+    Unit,
 )
 from quant_core.store import default_home
 from quant_core.store.keys import folder_signature
@@ -116,13 +120,24 @@ class Workspace:
 
     def weight_bytes(self, info: ModelInfo, form: str) -> float:
         """What all the model's weights take with every decided unit in the format of full name ``form``."""
-        spec = self.parse_format(form)
-        family = next(family for family in self.catalog.families if family.name == spec.family)
         bits = info.other_bits
         for unit in info.units:
-            as_decided = costs.storage(family, spec, unit.rows, unit.columns, unit.bits).total
-            bits += as_decided if unit.decided else unit.parameters * unit.bits
+            bits += self.stored_bits(unit, form) if unit.decided else unit.parameters * unit.bits
         return bits / 8
+
+    def rewritten(self, info: ModelInfo, transforms: Sequence[str]) -> ModelInfo:
+        """The model as ``transforms`` leave it: some make a tied head a weight of its own."""
+        unties = any(text.split(":", maxsplit=1)[0] in self._untying for text in transforms)
+        return costs.untied(info) if unties else info
+
+    @cached_property
+    def _untying(self) -> set[str]:
+        return {method.name for method in self.catalog.transforms if method.unties}
+
+    def stored_bits(self, unit: Unit, form: str) -> int:
+        """All bits that a unit takes in the format of full name ``form``, scales and padding included."""
+        spec = self.parse_format(form)
+        return costs.storage(self._families[spec.family], spec, unit.rows, unit.columns, unit.bits).total
 
     # --- jobs
 
@@ -147,8 +162,12 @@ class Workspace:
         return self._client.retry(job_id)
 
     def events(self, job_id: str, after: int = -1) -> list[TokenEvent]:
-        """What a job streamed behind position ``after``; the first event has position 0."""
+        """The tokens a job streamed behind position ``after``; the first event has position 0."""
         return self._client.events(job_id, after)
+
+    def losses(self, job_id: str, after: int = -1) -> list[LossEvent]:
+        """The losses a training streamed behind position ``after``; the first event has position 0."""
+        return self._client.losses(job_id, after)
 
     def wait(self, job: Job, on_progress: Watch | None = None, poll: float = 0.1) -> Result:
         """The answer of a job, once it is there.
@@ -191,6 +210,8 @@ class Workspace:
     @overload
     def result(self, request: schema.GenerateRequest) -> Generation | None: ...
     @overload
+    def result(self, request: schema.TrainRequest) -> Training | None: ...
+    @overload
     def result(self, request: schema.CatalogRequest) -> Catalog | None: ...
     def result(self, request: Request) -> Result | None:
         """The stored answer to ``request``; None if there is none yet."""
@@ -207,6 +228,8 @@ class Workspace:
     @overload
     def run(self, request: schema.GenerateRequest, on_progress: Watch | None = None) -> Generation: ...
     @overload
+    def run(self, request: schema.TrainRequest, on_progress: Watch | None = None) -> Training: ...
+    @overload
     def run(self, request: schema.CatalogRequest, on_progress: Watch | None = None) -> Catalog: ...
     def run(self, request: Request, on_progress: Watch | None = None) -> Result:
         """Ask and wait; raises like ``wait``."""
@@ -216,6 +239,11 @@ class Workspace:
         """The stored score tables of a model, the last used first."""
         found = self._client.store.results.of_kind("sensitivity", fingerprint)
         return [table for table in found if isinstance(table, ScoreTable)]
+
+    def trainings(self, fingerprint: str) -> list[Training]:
+        """The stored trainings of a model, the last used first."""
+        found = self._client.store.results.of_kind("train", fingerprint)
+        return [training for training in found if isinstance(training, Training)]
 
     # --- models
 
@@ -300,6 +328,10 @@ class Workspace:
         """What an assignment of the caller's own costs; units it does not name keep the original weights."""
         return solution.price(info, table, assignment, score)
 
+    def gguf_mix(self, info: ModelInfo, mix: str) -> dict[str, str]:
+        """Full format names by unit as llama.cpp's ``mix`` (``q4_k_m``) has them; ``FormatError`` if it has no rule."""
+        return recipes.gguf_mix(info, mix)
+
     # --- recipes
 
     def make_recipe(
@@ -310,9 +342,10 @@ class Workspace:
         budget: Budget | None = None,
         pins: Mapping[str, str] | None = None,
         measured: Evaluation | None = None,
+        setup: Setup | None = None,
     ) -> Recipe:
         """A solution as a recipe, with everything a reader needs to apply and to trust it."""
-        return recipes.make_recipe(info, table, solution, self._families, budget, pins, measured)
+        return recipes.make_recipe(info, table, solution, self._families, budget, pins, measured, setup)
 
     def save_recipe(self, recipe: Recipe) -> str:
         """Keep a recipe in the store; its id fits into a URL and is the same for the same recipe."""
@@ -327,8 +360,11 @@ class Workspace:
         return recipes.to_text(recipe, kind)
 
     def read_recipe(self, text: str, info: ModelInfo) -> Recipe:
-        """The recipe in a file's text; ``RecipeError`` if it is malformed or belongs to another model."""
-        return recipes.from_text(text, info, self._families, self._methods)
+        """The recipe in a file's text for the model as it is loaded, that is not ``rewritten``.
+
+        ``RecipeError`` if it is malformed or belongs to another model.
+        """
+        return recipes.from_text(text, info, self._families, self._methods, self.rewritten)
 
 
 def _folder(source: str) -> Path | None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import streamlit as st
 
+from quant_core import schema
+from quant_core import workspace as workspace_module
 from quant_core.models.loading import LoadedModel, load
-from quant_core.schema import ModelInfo, ModelRef, ScoreTable
+from quant_core.schema import Catalog, ModelInfo, ModelRef, ScoreTable
 from quant_core.workspace import Workspace, browser_roots
 from tests import made_results
+from tests.made_catalog import CATALOG
 from tests.served_pages import seed
 from tests.tiny import CONFIGS, save
 
@@ -39,6 +43,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("QUANTLENS_HOME", str(tmp_path))
     st.cache_resource.clear()
     return tmp_path
+
+
+@pytest.fixture
+def made_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
+    """A catalog of things that no registry has, in the place of the program's own."""
+    file = tmp_path / "catalog.json"
+    file.write_text(json.dumps(schema.dump(CATALOG)), encoding="utf-8")
+    monkeypatch.setattr(workspace_module, "CATALOG", file)
+    return CATALOG
 
 
 @pytest.fixture

@@ -23,11 +23,14 @@ from quant_core.schema import (
     Generation,
     InspectRequest,
     LayerRequest,
+    LossEvent,
     ModelInfo,
     ModelRef,
     ScoreTable,
     SensitivityRequest,
     TokenEvent,
+    Training,
+    TrainRequest,
     replace,
 )
 from tests import made_results
@@ -73,6 +76,18 @@ def generate(context: Context, request: GenerateRequest) -> Generation:
     return Generation(("a", "b"), (), -1, request.seed, 0.1)
 
 
+def train(context: Context, request: TrainRequest) -> Training:
+    context.loaded(request.model, request.roots, request.fingerprint)
+    for step in range(1, 4):
+        context.emit(LossEvent(step, 1.0 / step, 512 * step, 0.1 * step))
+        context.progress(step / 4, f"step {step}")
+    deadline = time.monotonic() + HOLD_SECONDS
+    while Path(HOLD).exists() and time.monotonic() < deadline:
+        context.progress(0.75, "step 3")
+        time.sleep(0.01)
+    return made_results.training(request)
+
+
 def layer(context: Context, request: LayerRequest) -> Any:
     raise JobError(f"There is no weight {request.unit!r}.", "Pick another.")
 
@@ -99,6 +114,7 @@ JOBS = {
     "sensitivity": sensitivity,
     "evaluate": evaluate,
     "generate": generate,
+    "train": train,
     "layer": layer,
     "catalog": catalog,
 }

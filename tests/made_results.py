@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 import random
 
-from quant_core.schema import Histogram, LayerView, ModelInfo, ModelRef, ScoreTable, Unit
+from quant_core.schema import (
+    Histogram,
+    LayerView,
+    ModelInfo,
+    ModelRef,
+    ScoreTable,
+    Training,
+    TrainRequest,
+    Unit,
+)
 
 ROLES = {
     "q_proj": 256,
@@ -91,4 +100,12 @@ def layer_view(
         grid=tuple(-0.1 + 0.2 * step / 15 for step in range(16)), clip_low=-0.1, clip_high=0.1,
         block_values=64, blocks=1024, outside=0.0, sqnr_db=19.4, kurtosis=0.8, outlier_share=0.0003,
         absolute_maximum=0.158, standard_deviation=0.04, bits_per_weight=4.3125, padded=0,
+    )  # fmt: skip
+
+
+def training(request: TrainRequest, key: str = "a" * 24) -> Training:
+    """A training that halved its KL."""
+    return Training(
+        request.fingerprint, key, request.assignment, request.mode, ((10, 0.4), (20, 0.3), (30, 0.25)), 30, 15_360,
+        12.0, 0.08, 0.04, 2048, 50_000, "b" * 24, "written by the model, seed 0", ("One layer is odd.",),
     )  # fmt: skip

@@ -13,9 +13,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from quant_core import schema
 from quant_core import workspace as workspace_module
 from quant_core.__main__ import main
 from quant_core.cli import commands
+from quant_core.cli.arguments import parser
+from quant_core.cli.work import UsageError, chosen_setup
+from quant_core.schema import Catalog, Setup
 from quant_core.workspace import Workspace
 from tests import fake_jobs, tiny
 from tests.workers import end_worker, until
@@ -96,8 +100,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("recipe bundled --bits 4 --pin q_proj", "PATTERN=FORMAT"),
         ("recipe bundled --bits 4 --pin *q_proj*=int99", "int99"),
         ("evaluate bundled", "--recipe"),
+        ("train bundled", "--recipe"),
+        ("train bundled --format int99", "int99"),
         ("generate bundled", "--prompt"),
         ("generate bundled --prompt Hi --top-p 2", "at most 1"),
+        ("sensitivity bundled --transform dance", "dance"),
+        ("recipe bundled --bits 4 --kv-cache none --activations dance", "dance"),
+        ("sensitivity bundled --formats int4@dance", "no rounding method named 'dance'"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_what_is_wrong(call: Call, arguments: str, complaint: str) -> None:
@@ -110,7 +119,7 @@ def test_wrong_usage_exits_with_2_and_says_what_is_wrong(call: Call, arguments: 
 def test_help_exits_with_0(call: Call) -> None:
     outcome = call("--help")
     assert outcome.code == 0
-    for name in ("models", "sensitivity", "recipe", "evaluate", "generate", "catalog"):
+    for name in ("models", "formats", "sensitivity", "recipe", "evaluate", "train", "generate", "catalog"):
         assert name in outcome.out
 
 
@@ -203,6 +212,37 @@ def test_the_catalog_is_written_and_checked(
     assert "python -m quant_core catalog" in outcome.err
 
 
+def test_formats_and_methods_are_listed_with_their_sources(call: Call, made_catalog: Catalog) -> None:
+    out = call("formats").out
+    assert (
+        "Number formats: Brand new\n  turbo3\n      Turbo 3. Three bits, faster.\n      Nobody 2031, arXiv:3101"
+        in out
+    )
+    assert "[/g16|g256|b128][/asym|sym|float][/dq]" in out
+    assert "order=falling|none: Which columns first." in out
+    assert "Not for LlamaForCausalLM." in out
+    assert schema.load(Catalog, call("formats", "--json").json) == made_catalog
+
+
+def test_what_lies_beyond_weights_is_taken_from_the_command_line(
+    made_catalog: Catalog, fake_home: Path
+) -> None:
+    def chosen(before: Setup, *typed: str) -> Setup:
+        options = parser().parse_args(["evaluate", "bundled", "--recipe", "r.json", *typed])
+        return chosen_setup(workspace, options, before)
+
+    workspace = Workspace(fake_home)
+    made = chosen(Setup(), "--transform", "smooth", "--transform", "spin", "--kv-cache", "int8")
+    assert made == Setup(("smooth", "spin"), "", "int8")
+    assert chosen(made, "--kv-cache", "none", "--activations", "int8/token") == Setup(
+        ("smooth", "spin"), "int8/token"
+    )
+    assert chosen(made, "--transform", "none") == Setup((), "", "int8")
+    with pytest.raises(UsageError, match="no option 'speed'"):
+        chosen(made, "--transform", "smooth:speed=2")
+    workspace.close()
+
+
 # --- what is said beside the answer
 
 
@@ -221,6 +261,26 @@ def test_measuring_on_the_calibration_text_is_noted(call: Call, model: Path, tmp
     other = tmp_path / "other.txt"
     other.write_text(tiny.PROSE.upper() * 12)
     assert "calibrated on" not in call("evaluate", model, "--recipe", file, "--text", other).err
+
+
+def test_a_training_streams_its_loss_and_its_weights_are_taken_by_key(
+    call: Call, model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "recipe.json"
+    call("recipe", model, "--bits", 3, "--formats", "int2,original", "--tokens", 256, "--out", file)
+    learn = ("train", model, "--recipe", file, "--steps", 20, "--seconds", 0, "--rate", 0.02)
+    said = call(*learn, "--tokens", 512, "--sequence", 32, "--lora", 4, "--step-rate", 0)
+    assert "loss" in said.err
+    assert "nats a token" in said.out
+    training = call(*learn, "--tokens", 512, "--sequence", 32, "--json").json
+    assert (training["steps"], training["mode"]) == (20, "full")
+    assert training["kl_after"] < training["kl_before"]
+    measure = ("evaluate", model, "--recipe", file, "--tokens", 256, "--json")
+    rounded, trained = (call(*measure, "--trained", key).json for key in ("none", training["key"]))
+    assert trained["kl_mean"] != rounded["kl_mean"]
+    missing = call(*measure, "--trained", "0" * 24)
+    assert missing.code == 1
+    assert "not stored here" in missing.err
 
 
 def test_text_the_model_writes_itself_and_a_missing_chat_template(call: Call, model: Path) -> None:

@@ -26,6 +26,7 @@ from quant_core.schema import (
     GenerateRequest,
     LayerRequest,
     TextSource,
+    TokenEvent,
     replace,
 )
 from tests.tiny import PROSE, FakeContext
@@ -122,10 +123,12 @@ def test_a_coarse_recipe_diverges_and_the_place_is_right(llama: LoadedModel) -> 
     alone = _generate(llama, FakeContext(llama))
     assert alone.original == result.original
     assert alone.recipe == ()
-    sides = [event.side for event in context.events]
+    tokens = [event for event in context.events if isinstance(event, TokenEvent)]
+    assert len(tokens) == len(context.events)
+    sides = [event.side for event in tokens]
     assert sides[:4] == ["original", "recipe", "original", "recipe"], "streamed interleaved"
     for side in ("original", "recipe"):
-        assert tuple(event.text for event in context.events if event.side == side) == getattr(result, side)
+        assert tuple(event.text for event in tokens if event.side == side) == getattr(result, side)
 
 
 def test_greedy_text_equals_transformers(bundled: LoadedModel) -> None:
@@ -216,6 +219,22 @@ def test_symmetric_clipping_is_counted_by_hand(llama: LoadedModel) -> None:
         float(((weight > 7 * step) | (weight < -8 * step)).float().mean()), abs=1e-6
     )
     assert view.outside > 0
+
+
+def test_kept_weights_are_not_outside(llama: LoadedModel) -> None:
+    """The extremes of a symmetric channel that are cut off are among the largest 1 %, and those are kept."""
+    info = llama.info
+    name = "model.layers.0.mlp.up_proj.weight"
+    request = LayerRequest(info.ref, info.fingerprint, name, "int4/channel/sym/keep1.0")
+    view = layer_view(FakeContext(llama), request)
+    weight = llama.graph.slots[name].matrix()
+    threshold = weight.abs().flatten().sort(descending=True).values[round(weight.numel() / 100) - 1]
+    dense = weight.masked_fill(weight.abs() >= threshold, 0.0)
+    step = (dense.abs().amax(dim=1) / 7.5).half().float()[:, None]
+    assert view.outside == pytest.approx(
+        float(((dense > 7 * step) | (dense < -8 * step)).float().mean()), abs=1e-6
+    )
+    assert view.format == "int4/channel/sym/keep1.0"
 
 
 def test_an_unknown_layer_is_named(llama: LoadedModel) -> None:

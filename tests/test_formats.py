@@ -1,22 +1,18 @@
-"""Number formats: against independent references, exact small cases, promised properties, and a contract for all."""
+"""The contract that every registered number format keeps, and what the layout does for all of them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import bitsandbytes.functional as bnb
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from quant_core import costs
 from quant_core.errors import FormatError
 from quant_core.formats import FAMILIES, fake_quantize, find, from_blocks, to_blocks
 from quant_core.names import granularities
 from quant_core.schema import ORIGINAL, FamilyInfo
+from tests.matrices import random_matrix
 
 
 def every_format() -> list[str]:
@@ -33,142 +29,19 @@ def _names(info: FamilyInfo) -> list[str]:
     return names if info.name == ORIGINAL else [*names, f"{names[0]}/keep0.5"]
 
 
-def random_matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * 0.05
-
-
 # --- exact, by hand -------------------------------------------------------------------------------------------------
-
-
-def test_int4_asymmetric_group_by_hand() -> None:
-    """Range -3..4.5 over 15 steps: scale 0.5, zero point round(-8 + 6) = -2, so w = 0.5 (q + 2)."""
-    group = torch.tensor([-3.0, 4.5, 0.0, 0.3, 0.2, 1.26, -0.75, -0.76])
-    form = find("int4/g32/asym")
-    codes = form.quantize(to_blocks(group[None], form))
-    assert codes.grid.scales.item() == 0.5
-    assert codes.grid.zero_points is not None
-    assert codes.grid.zero_points.item() == -2
-    # 0.3 / 0.5 - 2 = -1.4 -> -1; 0.2 -> -1.6 -> -2; 1.26 -> 0.52 -> 1; -0.75 -> -3.5 -> -4 (even); -0.76 -> -3.52
-    assert codes.values[0, :8].tolist() == [-8, 7, -2, -1, -2, 1, -4, -4]
-    assert fake_quantize(form, group[None])[0].tolist() == [-3.0, 4.5, 0.0, 0.5, 0.0, 1.5, -1.0, -1.0]
-
-
-def test_int4_symmetric_group_by_hand() -> None:
-    """Largest magnitude 3.75 over 7.5: scale 0.5; codes -8..7, so +3.75 is clipped to 3.5 and -3.75 becomes -4."""
-    weights = torch.tensor([[3.75, -3.75, 0.24, 0.26, -3.0]])
-    assert fake_quantize(find("int4/channel/sym"), weights)[0].tolist() == [3.5, -4.0, 0.0, 0.5, -3.0]
-
-
-def test_int2_per_tensor_by_hand() -> None:
-    """Range 0..3 over 3 steps: scale 1, zero point -2, four values 0, 1, 2, 3."""
-    weights = torch.tensor([[0.0, 3.0], [1.4, 1.6]])
-    assert fake_quantize(find("int2/tensor/asym"), weights).tolist() == [[0.0, 3.0], [1.0, 2.0]]
 
 
 @pytest.mark.parametrize(
     ("name", "rows", "columns", "bits"),
     [
-        ("int4/g64/asym", 2, 128, 2 * 128 * 4 + 4 * (16 + 4)),
-        ("int4/g64/sym", 2, 128, 2 * 128 * 4 + 4 * 16),
-        ("int3/channel/asym", 2, 100, 2 * 100 * 3 + 2 * (16 + 3)),
-        ("int8/tensor/sym", 2, 100, 2 * 100 * 8 + 16),
-        ("int2/g32/asym", 2, 100, 2 * 128 * 2 + 8 * (16 + 2)),
-        ("nf4/g64", 2, 128, 2 * 128 * 4 + 4 * 32),
-        ("fp8_e4m3/channel", 2, 100, 2 * 100 * 8 + 2 * 32),
         ("original", 2, 100, 2 * 100 * 16),
+        ("int4/g64/sym/keep0.5", 2, 128, 2 * 128 * 4 + 4 * 16 + (16 + 16) + 3 * 32),
+        ("int4/channel/sym/keep1.0", 1, 100_000, 100_000 * 4 + 16 + 1000 * (16 + 32) + 2 * 32),
     ],
 )
 def test_storage_by_hand(name: str, rows: int, columns: int, bits: int) -> None:
     assert find(name).storage(rows, columns, 16).total == bits
-
-
-# --- independent references -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("group", [64, 128, 256])
-def test_nf4_equals_bitsandbytes(group: int) -> None:
-    weights = random_matrix(64, 512, seed=group)
-    packed, state = bnb.quantize_4bit(weights, blocksize=group, quant_type="nf4")
-    reference = bnb.dequantize_4bit(packed, state)
-    assert torch.equal(fake_quantize(find(f"nf4/g{group}"), weights), reference)
-
-
-def test_fp8_per_tensor_equals_torch_float8() -> None:
-    weights = random_matrix(48, 80)
-    scale = weights.abs().max() / 448.0
-    reference = (weights / scale).to(torch.float8_e4m3fn).float() * scale
-    assert torch.equal(fake_quantize(find("fp8_e4m3/tensor"), weights), reference)
-
-
-@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_integers_equal_torch_fake_quantize(bits: int, symmetric: bool) -> None:
-    """PyTorch's own per-channel kernel, given our scale and zero point, rounds to the same values.
-
-    The kernel multiplies by 1/scale where we divide, so a value within float error of a half step may round the other
-    way: such ties are left out.
-    """
-    form = find(f"int{bits}/channel/{'sym' if symmetric else 'asym'}")
-    weights = random_matrix(32, 96, seed=bits)
-    codes = form.quantize(to_blocks(weights, form))
-    scales = codes.grid.scales.float().flatten()
-    zero = torch.zeros(32) if codes.grid.zero_points is None else codes.grid.zero_points.flatten().float()
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    reference = torch.fake_quantize_per_channel_affine(weights, scales, zero.int(), 0, low, high)
-    phase = (weights / scales[:, None]).abs() % 1.0
-    clear = (phase - 0.5).abs() > 1e-4
-    ours = from_blocks(form.dequantize(codes), form, *weights.shape)
-    torch.testing.assert_close(ours[clear], reference[clear], rtol=0, atol=1e-6)
-
-
-# --- promised properties --------------------------------------------------------------------------------------------
-
-finite = st.floats(-4.0, 4.0, width=32)
-matrices = st.tuples(st.integers(1, 4), st.integers(1, 70)).flatmap(
-    lambda shape: arrays(np.float32, shape, elements=finite)
-)
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    matrices,
-    st.sampled_from([2, 3, 4, 8]),
-    st.sampled_from(["asym", "sym"]),
-    st.sampled_from(["g32", "channel"]),
-)
-def test_integer_error_is_at_most_half_a_step_within_the_grid(
-    values: np.ndarray, bits: int, symmetry: str, share: str
-) -> None:
-    form = find(f"int{bits}/{share}/{symmetry}")
-    weights = torch.from_numpy(values)
-    blocks = to_blocks(weights, form)
-    codes = form.quantize(blocks)
-    step = codes.grid.scales.float()
-    zero = torch.zeros_like(step) if codes.grid.zero_points is None else codes.grid.zero_points.float()
-    low, high = (-(2 ** (bits - 1)) - zero) * step, (2 ** (bits - 1) - 1 - zero) * step
-    error = (form.dequantize(codes) - blocks).abs()
-    within = (blocks >= low) & (blocks <= high)
-    assert bool((error <= step * 0.5 + blocks.abs() * 1e-5)[within].all())
-    nearest_end = torch.minimum((blocks - low).abs(), (blocks - high).abs())
-    torch.testing.assert_close(error[~within], nearest_end[~within], rtol=1e-5, atol=1e-6)
-
-
-@settings(deadline=None, max_examples=40)
-@given(matrices)
-def test_zero_stays_zero_in_every_integer_format(values: np.ndarray) -> None:
-    weights = torch.from_numpy(values)
-    for name in ("int2/g32/asym", "int4/channel/asym", "int8/tensor/asym", "int4/g64/sym"):
-        assert bool((fake_quantize(find(name), weights)[weights == 0] == 0).all())
-
-
-@pytest.mark.parametrize(
-    "name", ["int8/channel/asym", "int6/g64/asym", "int4/g64/sym", "nf4/g64", "fp8_e4m3/channel"]
-)
-def test_more_bits_less_error(name: str) -> None:
-    weights = random_matrix(32, 256)
-    error = (fake_quantize(find(name), weights) - weights).square().sum()
-    worse = (fake_quantize(find("int2/g64/asym"), weights) - weights).square().sum()
-    assert error < worse
 
 
 # --- the contract: what holds for every registered format -----------------------------------------------------------
@@ -207,7 +80,7 @@ def test_every_value_is_the_nearest_level_of_its_place(name: str) -> None:
     codes = form.quantize(blocks)
     values = form.dequantize(codes)
     low, high = form.bounds(codes.grid, blocks.shape[1])
-    for position in (0, 17, blocks.shape[1] - 1):
+    for position in (0, 17 % blocks.shape[1], blocks.shape[1] - 1):
         levels = form.levels(codes.grid.take(slice(0, 1)), position)
         assert bool((levels.diff() > 0).all())
         value = values[0, position]
@@ -289,7 +162,5 @@ def test_the_smallest_numbers_become_zero_or_stay() -> None:
 def test_refusals() -> None:
     with pytest.raises(FormatError, match="infinite or undefined"):
         fake_quantize(find("int4"), torch.tensor([[1.0, float("nan")]]))
-    with pytest.raises(FormatError, match="beyond what a float16 scale can hold"):
-        fake_quantize(find("int8"), torch.tensor([[1e9, 0.0]]))
     with pytest.raises(FormatError, match="no matrix"):
         fake_quantize(find("int4"), torch.zeros(3))

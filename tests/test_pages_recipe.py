@@ -173,6 +173,25 @@ def test_a_pattern_changes_every_match(info: ModelInfo) -> None:
     assert len(chosen) == info.blocks
 
 
+def test_a_mix_of_llama_cpp_wants_its_formats_scored(info: ModelInfo) -> None:
+    app = open_page("recipe")
+    app.session_state["edit:tab"] = "llama.cpp mixes"
+    app.run()
+    assert not app.exception
+    assert app.button(key="edit:mix-apply").disabled
+    assert any("The sweep lacks Q4_K, Q6_K." in caption.value for caption in app.caption)
+
+
+def test_a_mix_of_llama_cpp_is_taken_over(info: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    mix = {unit.name: "int3/g64/asym" if "down" in unit.name else "int8/g64/asym" for unit in info.units}
+    monkeypatch.setattr(Workspace, "gguf_mix", lambda *_: mix)
+    app = open_page("recipe")
+    app.session_state["edit:tab"] = "llama.cpp mixes"
+    app.run()
+    app.button(key="edit:mix-apply").click().run()
+    assert draft(app).assignment == {unit: mix[unit] for unit in draft(app).assignment}
+
+
 def test_a_pattern_without_a_match_cannot_be_applied(info: ModelInfo) -> None:
     app = open_page("recipe")
     app.session_state["edit:tab"] = "By pattern"

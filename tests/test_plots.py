@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 
 from quant_core import plots
 from quant_core.plots import _common, grid, palette
+from quant_core.plots.bands import short_format
 from quant_core.schema import (
     Evaluation,
     Histogram,
@@ -208,6 +209,37 @@ def test_format_map(small: ModelInfo, table: ScoreTable) -> None:
 def test_short_formats_only_where_families_tell_them_apart() -> None:
     assert plots.short_formats(("int4/g64/asym", "nf4/g64")) == ("int4", "nf4")
     assert plots.short_formats(("int4/g64/asym", "int4/g32/asym")) == ("int4/g64/asym", "int4/g32/asym")
+    names = (
+        "int4/g64/asym",
+        "int4/g64/asym@gptq",
+        "nf4/g64",
+        "q4_k@gptq",
+        "int3/g64/asym@gptq",
+        "int3/g32/sym@gptq",
+    )
+    assert plots.short_formats(names) == (
+        "int4", "int4@gptq", "nf4", "q4_k", "int3/g64/asym@gptq", "int3/g32/sym@gptq",
+    )  # fmt: skip
+
+
+@given(
+    st.lists(
+        st.from_regex(r"(int[34]|q4_k)(/g(32|64))?(/sym)?(@(gptq|hqq)(:order=none)?)?", fullmatch=True),
+        unique=True,
+    )
+)
+def test_short_formats_never_confuse(names: list[str]) -> None:
+    assert len(set(plots.short_formats(tuple(names)))) == len(names)
+
+
+def test_format_map_runs_from_few_bits_to_many(small: ModelInfo, table: ScoreTable) -> None:
+    swapped = replace(
+        table, formats=table.formats[::-1], storage_bits=tuple(row[::-1] for row in table.storage_bits),
+        fisher=tuple(row[::-1] for row in table.fisher), fisher_stderr=(),
+    )  # fmt: skip
+    data = plots.format_map(small, swapped)
+    assert data.grid.columns == ("int2", "int4")
+    assert data.values[1] == (0.2, 0.01)
 
 
 def test_overlay_covers_every_unit_once_and_outlines_the_selected(
@@ -387,6 +419,41 @@ def test_the_front_says_that_pins_bind_it() -> None:
     assert plots.draw_pareto_front(front, LIGHT, pinned=True).data[0].name == "best with these pins"
 
 
+def test_bands_tell_format_and_method_apart(small: ModelInfo) -> None:
+    """Of one format rounded in two ways, both have the format's colour, and one has a mark."""
+    chosen = {A: "int4/g64/asym", B: "int4/g64/asym@gptq", C: "int2/g64/asym@gptq"}
+    data = plots.recipe_bands(small, chosen, {A: 4000, B: 8000, C: 2000})
+    assert data.forms == {"int2/g64/asym": 2.0, "int4/g64/asym": 4.0}
+    assert data.methods == ("gptq",)
+    figure = plots.draw_recipe_bands(data, LIGHT, titles={"int2/g64/asym": "INT2", "gptq": "GPTQ"})
+    cells = [place for row in figure.data[0].z for place in row if place is not None]
+    assert sorted(cells) == [0, 1, 1]
+    assert [trace.name for trace in figure.data if trace.name] == [
+        "INT2 (2.00 bits)", "int4/g64/asym (4.00 bits)", "GPTQ",
+    ]  # fmt: skip
+    marks = [trace for trace in figure.data[1:] if trace.marker.symbol == "triangle-up"]
+    assert [len(trace.x) for trace in marks if trace.x[0] is not None] == [2]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("int4/g64/asym@gptq", "4"), ("q4_k@gptq", "q4_k"), ("fp8_e4m3/channel", "fp8"), ("iq2_xxs", "iq2"),
+     ("nf4/g64", "nf4"), ("original", "orig"), ("", ""),
+     ("kmeans3/channel", "km3"), ("mxfp6_e2m3", "mx6"), ("ternary/channel", "tern")],
+)  # fmt: skip
+def test_cells_hold_the_short_name(name: str, text: str) -> None:
+    assert short_format(name) == text
+
+
+def test_of_many_uniform_formats_the_best_are_labelled() -> None:
+    solutions = {f"int4/g{size}/asym": Solution({}, 4.0 + size / 10, 1e6, 0.1, 0.0) for size in range(12)}
+    solutions["nf4/g64@gptq"] = Solution({}, 4.55, 1e6, 0.01, 0.0)
+    solutions["fp4/g64"] = Solution({}, 4.57, 1e6, 0.001, 0.0)
+    data = plots.pareto_front([], [plots.mark("uniform", name, each) for name, each in solutions.items()])
+    (marks,) = plots.draw_pareto_front(data, LIGHT).data
+    assert [text for text in marks.text if text] == ["int4", "nf4"], "the better one beside it has no room"
+
+
 def test_recipe_bands_order_formats_by_stored_bits(small: ModelInfo, table: ScoreTable) -> None:
     chosen = {A: "int4/g64/asym", B: "int2/g64/asym", C: "original"}
     data = plots.recipe_bands(small, chosen, plots.stored_bits(small, table, chosen), pins={A})
@@ -435,6 +502,51 @@ def test_kl_comparison() -> None:
 # --- every drawing --------------------------------------------------------------------------------------------
 
 
+# --- training -------------------------------------------------------------------------------------------------
+
+
+def test_loss_curve_by_hand() -> None:
+    points = [(step, float(step)) for step in range(1, 13)]
+    data = plots.loss_curve([*points, (13, 0.0)], before=2.0)
+    assert data.steps == tuple(range(1, 13)), "a log axis has no zero"
+    assert data.losses == tuple(map(float, range(1, 13)))
+    assert data.means == (*map(float, range(1, 11)), 10.5, 11.5), "from the 11th point on, of two"
+    assert (data.before, data.after) == (2.0, None)
+
+
+def test_long_loss_curves_are_averaged_in_groups() -> None:
+    data = plots.loss_curve([(step, float(step)) for step in range(1, 602)])
+    assert data.steps[:2] == (3, 6)
+    assert data.losses[:2] == (2.0, 5.0)
+    assert (data.steps[-1], data.losses[-1]) == (601, 601.0), "the last group is smaller"
+    assert len(data.steps) == 201
+
+
+@given(st.lists(st.floats(1e-6, 10), max_size=40))
+def test_running_means_stay_within_the_losses(losses: list[float]) -> None:
+    data = plots.loss_curve(list(enumerate(losses, 1)))
+    assert len(data.means) == len(data.losses) == len(losses)
+    for end, mean in enumerate(data.means, 1):
+        assert min(losses[:end]) * (1 - 1e-9) <= mean <= max(losses[:end]) * (1 + 1e-9)
+
+
+def test_runs_of_a_training_are_joined() -> None:
+    first, second = [(1, 0.9), (2, 0.8), (3, 0.7)], [(3, 0.75), (4, 0.6)]
+    assert plots.joined_losses([first, [], second]) == [(1, 0.9), (2, 0.8), (3, 0.75), (4, 0.6)]
+    assert plots.joined_losses([first, [(1, 0.5)]]) == [(1, 0.5)], "it began anew"
+    assert plots.joined_losses([]) == []
+
+
+def test_the_held_out_lines_are_drawn_where_they_are_known() -> None:
+    points = [(1, 0.5), (2, 0.25)]
+    both = plots.draw_loss_curve(plots.loss_curve(points, 0.9, 0.1), LIGHT)
+    assert [trace.name for trace in both.data[2:]] == ["held out, before", "held out, after"]
+    assert list(both.data[3].y) == [0.1, 0.1]
+    low, high = both.layout.yaxis.range
+    assert low < math.log10(0.1) < math.log10(0.9) < high
+    assert len(plots.draw_loss_curve(plots.loss_curve(points), LIGHT).data) == 2
+
+
 INFO = made_results.model()
 TABLE = made_results.table(INFO)
 FORM = "int3/g64/asym"
@@ -468,6 +580,7 @@ FULL: dict[str, Draw] = {
     "sizes": lambda p: plots.draw_size_bars(plots.size_by(INFO, "kind", BITS), p),
     "memory": lambda p: plots.draw_size_bars(plots.memory(INFO, {"int4": 4.3e6}, 1024), p, stacked=True),
     "measured": lambda p: plots.draw_kl_comparison(plots.kl_comparison([("this", SOLUTION, EVALUATION)]), p),
+    "losses": lambda p: plots.draw_loss_curve(plots.loss_curve([(1, 0.5), (2, 0.25)], 0.6, 0.2), p),
 }
 EMPTY: dict[str, Draw] = {
     "map": lambda p: plots.draw_score_map(plots.score_map(INFO, TABLE, "int5/g64/asym"), p),
@@ -487,6 +600,7 @@ EMPTY: dict[str, Draw] = {
     "sizes": lambda p: plots.draw_size_bars(plots.size_by(replace(INFO, units=(), other_bits=0)), p),
     "memory": lambda p: plots.draw_size_bars(plots.memory(INFO, {}, 1024), p, stacked=True),
     "measured": lambda p: plots.draw_kl_comparison(plots.kl_comparison([]), p),
+    "losses": lambda p: plots.draw_loss_curve(plots.loss_curve([], 0.6), p),
 }
 
 

@@ -116,6 +116,20 @@ def test_a_recipe_lists_every_weight() -> None:
     assert recipe.fingerprint == INFO.fingerprint
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_setup_goes_along_without_the_users_own_text(kind: Literal["json", "yaml"]) -> None:
+    text = schema.TextSource("inline", "Dear diary, ...", "diary.txt")
+    setup = schema.Setup(("awq",), "int8/token", "int8", calibration=schema.Calibration(text, tokens=512))
+    assignment = first_and_last_at(INFO, TABLE, "int8/g64/asym", "int3/g64/asym")
+    recipe = make_recipe(INFO, TABLE, price(INFO, TABLE, assignment), FAMILIES, setup=setup)
+    written = to_text(recipe, kind)
+    assert "diary.txt" in written
+    assert "Dear diary" not in written
+    found = from_text(written, INFO, FAMILIES, {}).setup
+    assert replace(found, calibration=setup.calibration) == setup
+    assert (found.calibration.tokens, found.calibration.text.value) == (512, "")
+
+
 def test_the_entries_add_up_to_the_recipes_size() -> None:
     recipe = made()
     bits = sum(recipe.units[unit.name].bits * unit.parameters for unit in INFO.units) + INFO.other_bits

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from quant_core.models.loading import LoadedModel, load
-from quant_core.schema import ModelRef, TokenEvent
+from quant_core.schema import Event, ModelRef
 
 VOCABULARY = 384
 _SHARED: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -86,10 +86,11 @@ def save(kind: str, folder: Path, seed: int = 0) -> Path:
 class FakeContext:
     """A job's context for tests that run a job function in place: collects what it is told."""
 
-    def __init__(self, loaded: LoadedModel | None = None) -> None:
+    def __init__(self, loaded: LoadedModel | None = None, folder: Path | None = None) -> None:
         self.model = loaded
+        self.arrays = folder
         self.fractions: list[float] = []
-        self.events: list[TokenEvent] = []
+        self.events: list[Event] = []
 
     def progress(self, fraction: float, message: str = "") -> None:
         self.fractions.append(fraction)
@@ -97,8 +98,12 @@ class FakeContext:
     def check_cancelled(self) -> None:
         pass
 
-    def emit(self, event: TokenEvent) -> None:
+    def emit(self, event: Event) -> None:
         self.events.append(event)
+
+    def folder(self) -> Path:
+        assert self.arrays is not None, "this test's context was given no folder"
+        return self.arrays
 
     def loaded(self, ref: ModelRef, roots: tuple[str, ...], fingerprint: str = "") -> LoadedModel:
         if self.model is None:

@@ -6,10 +6,11 @@ import pandas as pd
 import streamlit as st
 
 from quant_core.errors import QuantError
-from quant_core.schema import Evaluation, GenerateRequest, Job, ModelInfo, Recipe
-from ui import compare_text, state, words
+from quant_core.schema import Evaluation, GenerateRequest, Job, ModelInfo, Recipe, Setup
+from ui import compare_text, setup, state, words
 from ui import recipe_draft as drafts
 from ui.jobs import latest, progress_text, request_result, show_error, show_in_place, submit, workspace
+from ui.widgets import notes
 
 EXAMPLES = (
     "Once upon a time there was a little fox who",
@@ -83,7 +84,7 @@ def _request(info: ModelInfo, recipe: Recipe | None) -> GenerateRequest:
     return GenerateRequest(
         info.ref, info.fingerprint, PROMPT.get(), recipe.assignment() if recipe else None, LENGTH.get(), SEED.get(),
         TEMPERATURE.get(), chat=info.chat and CHAT.get() == "yes",
-        roots=workspace().inspect_request(info.ref).roots,
+        setup=setup.current(info) if recipe else Setup(), roots=workspace().inspect_request(info.ref).roots,
     )  # fmt: skip
 
 
@@ -109,7 +110,7 @@ def texts(info: ModelInfo, recipe: Recipe | None) -> None:
     asked = st.session_state.get(_SHOWN)
     request = asked if isinstance(asked, GenerateRequest) and asked.fingerprint == info.fingerprint else now
     title = _title(recipe) if request.assignment is not None else ""
-    if request.assignment != now.assignment:
+    if (request.assignment, request.setup) != (now.assignment, now.setup):
         title = "Recipe of before" if request.assignment is not None else ""
     result = workspace().result(request)
     if result is not None:
@@ -174,6 +175,7 @@ def metrics(info: ModelInfo, recipe: Recipe) -> None:
             f"{found.tokens:,} tokens of {found.text_label} (hash {words.fingerprint(found.text_hash)}), in "
             f"{words.duration(found.seconds)}; ± is one standard error."
         )
+        notes(found.notes, "measured")
     st.caption(
         ":material/info: Simulated quantization: weights are rounded to their formats and computed as before. "
         "This shows quality, not speed; how fast a recipe runs depends on the runtime's kernels."

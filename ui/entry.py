@@ -29,6 +29,7 @@ PAGES = (
     PageSpec("weights", "Weights", ":material/bar_chart:", "One layer's weights on a format's grid"),
     PageSpec("sensitivity", "Sensitivity", ":material/grid_on:", "What each layer costs in each format"),
     PageSpec("recipe", "Recipe", ":material/tune:", "A format for every layer under a budget"),
+    PageSpec("train", "Train", ":material/model_training:", "Fine-tune the quantized weights"),
     PageSpec("compare", "Compare", ":material/compare:", "Original and recipe, side by side"),
     PageSpec("export", "Export", ":material/download:", "The recipe as a file, and how to reproduce it"),
 )

@@ -13,10 +13,11 @@ import streamlit as st
 from quant_core.errors import QuantError
 from quant_core.schema import ModelInfo, Recipe, ScoreTable
 from ui import recipe_draft as drafts
-from ui import scores, words
+from ui import scores, setup, words
 from ui.compare_page import CHAT, LENGTH, PROMPT, SEED, TEMPERATURE
+from ui.format_names import format_name
 from ui.jobs import show_error, workspace
-from ui.widgets import Figure, figures
+from ui.widgets import Figure, figures, notes
 
 
 def summary(info: ModelInfo, recipe: Recipe) -> None:
@@ -45,21 +46,27 @@ def summary(info: ModelInfo, recipe: Recipe) -> None:
     for name, entry in recipe.units.items():
         weights[entry.format] += sizes.get(name, 0)
     frame = pd.DataFrame(
-        [(name, count, weights[name]) for name, count in layers.most_common()],
+        [(format_name(name), count, weights[name]) for name, count in layers.most_common()],
         columns=["Format", "Layers", "Weights"],
     )
     st.dataframe(
         frame, hide_index=True, width="content", alt="How many layers each format has",
         column_config={"Weights": st.column_config.NumberColumn(format="localized")},
     )  # fmt: skip
+    beyond = setup.summary(recipe.setup)
+    if beyond:
+        st.caption(f":material/layers: Beyond weights: {beyond}.")
+    if recipe.measured is not None:
+        notes(recipe.measured.notes, "measured")
 
 
 def downloads(info: ModelInfo, recipe: Recipe) -> None:
     """The two files, checked by reading them back before they are offered."""
     try:
         texts = {kind: workspace().recipe_text(recipe, kind) for kind in ("json", "yaml")}
+        loaded = workspace().result(workspace().inspect_request(info.ref))
         for text in texts.values():
-            workspace().read_recipe(text, info)
+            workspace().read_recipe(text, loaded or info)
     except QuantError as error:
         show_error(error)
         return
@@ -155,6 +162,12 @@ def recipe_command(info: ModelInfo, table: ScoreTable, recipe: Recipe, file: str
         options.append(("--seed", str(table.seed)))
     if any(not unit.decided for unit in info.units if unit.name in set(table.units)):
         options.append(("--include", "embeddings"))
+    options += [("--transform", text) for text in recipe.setup.transforms]
+    options += [
+        (name, text)
+        for name, text in (("--activations", recipe.setup.activations), ("--kv-cache", recipe.setup.kv_cache))
+        if text
+    ]
     options += [("--pin", f"{unit}={name}") for unit, name in recipe.pins.items()]
     return _line("recipe", info, [*options, ("--out", file)])
 

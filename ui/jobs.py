@@ -27,6 +27,8 @@ from quant_core.schema import (
     Result,
     ScoreTable,
     SensitivityRequest,
+    Training,
+    TrainRequest,
 )
 from quant_core.store.keys import request_key
 from quant_core.workspace import Workspace, browser_roots
@@ -37,7 +39,7 @@ POLL = 0.5
 PATIENCE = 1.2
 """Seconds that a page waits for short work before it shows progress instead."""
 SHORT = (InspectRequest, LayerRequest, GenerateRequest, CatalogRequest)
-LONG = ("sensitivity", "evaluate")
+LONG = ("sensitivity", "train", "evaluate")
 """Kinds of jobs that nobody sits and waits for."""
 
 _FRESH = "jobs:fresh"
@@ -82,6 +84,8 @@ def request_result(request: LayerRequest, *, start: str = ..., why: str = ...) -
 def request_result(request: EvaluateRequest, *, start: str = ..., why: str = ...) -> Evaluation | None: ...
 @overload
 def request_result(request: GenerateRequest, *, start: str = ..., why: str = ...) -> Generation | None: ...
+@overload
+def request_result(request: TrainRequest, *, start: str = ..., why: str = ...) -> Training | None: ...
 def request_result(request: Request, *, start: str = "", why: str = "") -> Result | None:
     """The stored result at once; otherwise draw, right here, what leads to it, and return None.
 
@@ -176,7 +180,7 @@ def progress_text(job: Job) -> str:
         return " · ".join(part for part in (job.title, job.message or "waiting its turn") if part)
     left = job.time_left(time.time())
     parts = [job.title, job.message, f"{100 * job.progress:.0f} %"]
-    if left is not None:
+    if left is not None and not job.message.endswith("left"):
         parts.append(f"about {words.duration(max(left, 1.0))} left")
     return " · ".join(part for part in parts if part)
 

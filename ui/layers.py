@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import streamlit as st
 
 from quant_core import plots
-from quant_core.schema import LayerRequest, LayerView, ModelInfo, Unit
-from ui import state, theme, words
+from quant_core.schema import LayerRequest, LayerView, ModelInfo, Setup, Unit
+from ui import setup, state, theme, words
 from ui.jobs import request_result, workspace
-from ui.widgets import Figure, figures
+from ui.widgets import Figure, figures, notes
 
 COUNTS = state.choice_param("counts", "the axis of the counts", ("linear", "log"))
 RANGE = state.choice_param("range", "the range of values", ("all", "grid"))
@@ -101,8 +101,18 @@ def _follow(info: ModelInfo) -> None:
 
 def view(info: ModelInfo, unit: Unit, format_name: str) -> LayerView | None:
     """The layer's histograms and error; until they are there, progress or the reason why not."""
-    roots = workspace().inspect_request(info.ref).roots
-    return request_result(LayerRequest(info.ref, info.fingerprint, unit.name, format_name, BINS, roots=roots))
+    rewritten = Setup(transforms=setup.current(info).transforms)
+    found = request_result(
+        LayerRequest(
+            info.ref, info.fingerprint, unit.name, format_name, BINS, rewritten,
+            workspace().inspect_request(info.ref).roots,
+        )
+    )  # fmt: skip
+    if rewritten.transforms:
+        st.caption(f":material/layers: The weights are shown after {setup.summary(rewritten)}.")
+    if found is not None:
+        notes(found.notes, "layer")
+    return found
 
 
 def weight_figures(view: LayerView, unit: Unit) -> None:
@@ -113,10 +123,11 @@ def weight_figures(view: LayerView, unit: Unit) -> None:
                "Signal to quantization noise: 10·log₁₀(|W|² / |error|²). 6 dB more is half the error; one bit more "
                "brings about 6 dB."),
         Figure("Bits a weight", f"{view.bits_per_weight:.2f} bits",
-               f"Everything stored for this layer, codes, scales and zero points, divided by its {unit.parameters:,} "
+               f"Everything stored for this layer (codes, scales, whatever else) divided by its {unit.parameters:,} "
                f"weights. The checkpoint stores {unit.bits} bits."),
         Figure("Outside its grid", words.share(view.outside),
-               "Weights that lie beyond the range of their own block's grid and are clipped to its end."),
+               "Weights that lie beyond the range of their own block's grid and are clipped to its end; weights that "
+               "the format keeps in 16 bits do not count."),
         Figure("Outliers", f"{100 * view.outlier_share:.3f} %",
                "Weights beyond 4 standard deviations; a normal distribution has 0.006 %. They stretch the scale of "
                "every weight that shares it."),
@@ -133,11 +144,11 @@ def _block_sentence(view: LayerView) -> str:
     if not view.grid:
         return "The original keeps every value as it is."
     if view.blocks == 1:
-        return "All weights of the layer share one scale."
+        return "All weights of the layer share one grid."
     blocks = f"{view.blocks:,} blocks"
     return (
-        f"{blocks[0].upper()}{blocks[1:]} of {view.block_values:,} weights, each with its own scale; the grid drawn is "
-        "that of the block with the median scale."
+        f"{blocks} of {view.block_values:,} weights, each with its own grid; drawn is that of the block with the "
+        "median scale."
     )
 
 

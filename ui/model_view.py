@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import streamlit as st
 
 from quant_core.plots.sizes import draw_size_bars, memory, size_by
-from quant_core.schema import ModelInfo
+from quant_core.schema import ORIGINAL, ModelInfo
+from quant_core.workspace import DEFAULT_FORMATS
 from ui import state, theme, words
+from ui.format_names import default_format, families, kind_title, kinds
 from ui.jobs import workspace
 from ui.widgets import Figure, figures
 
@@ -77,11 +81,24 @@ def sizes(info: ModelInfo) -> None:
     theme.chart(figure, "sizes", f"Size of {info.title} by role, in megabytes.")
 
 
-def _weights(info: ModelInfo, group: int) -> dict[str, float]:
-    """Bytes of all weights in each family's default format at the group size, the largest first."""
-    names = [workspace().parse_format(family.name, group).name for family in workspace().catalog.families]
+def _weights(info: ModelInfo, chosen: Sequence[str], group: int) -> dict[str, float]:
+    """Bytes of all weights as they are and in each family's default format at the group size, the largest first."""
+    names = dict.fromkeys([ORIGINAL, *(default_format(family, group) for family in chosen)])
     sizes = {name: workspace().weight_bytes(info, name) for name in names}
     return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
+def _precisions() -> list[str]:
+    """Which families are compared: by default those that layers are scored in."""
+    known = families()
+    headings = kinds()
+    listed = [name for names in headings.values() for name in names]
+    st.session_state.setdefault("memory:formats", [name for name in DEFAULT_FORMATS if name in known])
+    return st.multiselect(
+        "Formats", listed, key="memory:formats", persist_state="session", wrap=True,
+        format_func=lambda name: f"{kind_title(known[name].kind)}: {known[name].title}",
+        help="Precisions to compare with the original. Type to search by name or kind.",
+    )  # fmt: skip
 
 
 @st.fragment
@@ -100,7 +117,7 @@ def memory_view(info: ModelInfo) -> None:
                              persist_state="session", help="Bits a cached value.")  # fmt: skip
     right.selectbox("Group size", **state.GROUP.choice([32, 64, 128], "memory:group"),
                     help="Weights that share a scale.")  # fmt: skip
-    bars = memory(info, _weights(info, state.GROUP.get()), context, cache or 16)
+    bars = memory(info, _weights(info, _precisions(), state.GROUP.get()), context, cache or 16)
     theme.chart(
         draw_size_bars(bars, theme.palette(), stacked=True), "memory",
         f"Memory of {info.title} in each format at {context:,} tokens of context: "

@@ -12,12 +12,14 @@ from quant_core.plots.pareto import Mark, draw_pareto_front, mark, pareto_front
 from quant_core.schema import Budget, Evaluation, ModelInfo, ParetoPoint, ScoreTable, Solution
 from ui import recipe_draft as drafts
 from ui import theme, words
+from ui.format_names import format_name, short_names
 from ui.jobs import workspace
 from ui.live_slider import live_slider
-from ui.pickers import format_name
 from ui.widgets import Figure, figures, say
 
-_EXACT, _KIND = "budget:exact", "budget:kind"
+_EXACT, _KIND, _PRESET = "budget:exact", "budget:kind", "budget:preset"
+MANY_PRESETS = 9
+"""Up to so many uniform formats have a button each."""
 
 
 class Landmarks(NamedTuple):
@@ -65,16 +67,39 @@ def controls(info: ModelInfo, table: ScoreTable, marks: Landmarks) -> DeltaGener
         on_change=_take_exact, args=(info, table),
         help="Any number; the slider spans what is sensible.",
     )  # fmt: skip
+    _presets(info, table, marks)
+    return middle
+
+
+def _presets(info: ModelInfo, table: ScoreTable, marks: Landmarks) -> None:
+    """The sizes of the uniform formats, one press each; a list where there are many. Methods change no size."""
+    kind = drafts.BUDGET.get().kind
+    targets: dict[str, Budget] = {}
+    for name, solution in marks.uniform.items():
+        targets.setdefault(name.partition("@")[0], _budget_of(solution, kind))
+    shown = short_names(tuple(targets))
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="center", key="presets"):
         st.caption("Same size as", width="content")
-        for name, solution in marks.uniform.items():
-            target = _budget_of(solution, budget.kind)
+        if len(targets) > MANY_PRESETS:
+            st.session_state[_PRESET] = None
+            st.selectbox(
+                "Same size as", list(targets), format_func=lambda name: f"{shown[name]} · {_short(targets[name])}",
+                key=_PRESET, on_change=_take_preset, args=(info, table, targets), label_visibility="collapsed",
+                placeholder="a uniform format …", width=300,
+            )  # fmt: skip
+            return
+        for name, target in targets.items():
             st.button(
-                f"{format_name(name).split()[0]} · {_short(target)}", key=f"preset:{name}", type="tertiary",
+                f"{shown[name]} · {_short(target)}", key=f"preset:{name}", type="tertiary",
                 on_click=drafts.move_budget, args=(info, table, target),
                 help=f"Set the budget to what {format_name(name)} takes when every layer has it.",
             )  # fmt: skip
-    return middle
+
+
+def _take_preset(info: ModelInfo, table: ScoreTable, targets: dict[str, Budget]) -> None:
+    name = st.session_state[_PRESET]
+    if name in targets:
+        drafts.move_budget(info, table, targets[name])
 
 
 def slider(place: DeltaGenerator, info: ModelInfo, table: ScoreTable, marks: Landmarks) -> None:
@@ -175,7 +200,8 @@ def against_uniform(solution: Solution, marks: Landmarks) -> str:
     if not marks.uniform:
         return ""
     name, uniform = min(
-        marks.uniform.items(), key=lambda item: abs(item[1].average_bits - solution.average_bits)
+        marks.uniform.items(),
+        key=lambda item: (round(abs(item[1].average_bits - solution.average_bits), 6), item[1].predicted_kl),
     )
     mixed = [point.predicted_kl for point in marks.front if point.average_bits <= uniform.average_bits + 1e-9]
     if not mixed or min(mixed) <= 0:

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 
 import streamlit as st
 
+from quant_core import schema
 from quant_core.errors import QuantError
 from quant_core.schema import (
     Budget,
@@ -26,7 +27,7 @@ from quant_core.schema import (
     ScoreTable,
     Solution,
 )
-from ui import scores, state
+from ui import scores, setup, state
 from ui.jobs import workspace
 
 _DRAFT, _UNDO, _REDO, _SAVED = "draft:now", "draft:undo", "draft:redo", "draft:saved"
@@ -85,7 +86,7 @@ def ensure(info: ModelInfo, table: ScoreTable) -> Draft:
         if draft.budget == BUDGET.get() or BUDGET.get() == BUDGET.default:
             BUDGET.set(draft.budget)
             st.session_state[_DRAFT] = draft
-            st.session_state[_SAVED] = (draft, None, RECIPE_ID.get())
+            st.session_state[_SAVED] = (draft, None, setup.current(info), RECIPE_ID.get())
             return draft
         pins = draft.pins
     pins = {unit: name for unit, name in pins.items() if unit in table.units}
@@ -247,7 +248,7 @@ def measure_request(info: ModelInfo, assignment: Mapping[str, str]) -> EvaluateR
     """The measurement of an assignment on the bundled evaluation text."""
     changed = {unit: name for unit, name in assignment.items() if name != "original"}
     roots = workspace().inspect_request(info.ref).roots
-    return EvaluateRequest(info.ref, info.fingerprint, changed, roots=roots)
+    return EvaluateRequest(info.ref, info.fingerprint, changed, setup=setup.current(info), roots=roots)
 
 
 def measured(info: ModelInfo, assignment: Mapping[str, str]) -> Evaluation | None:
@@ -260,21 +261,29 @@ def save(info: ModelInfo, table: ScoreTable) -> str:
     draft = current(info)
     if draft is None:
         return ""
-    evaluation = measured(info, draft.assignment)
+    evaluation, chosen = measured(info, draft.assignment), setup.current(info)
     before = st.session_state.get(_SAVED)
-    if before is None or before[:2] != (draft, evaluation):
+    if before is None or before[:3] != (draft, evaluation, chosen):
         recipe = workspace().make_recipe(
-            info, table, priced(info, table, draft), draft.budget, draft.pins, evaluation
+            info, table, priced(info, table, draft), draft.budget, draft.pins, evaluation, chosen
         )
-        st.session_state[_SAVED] = before = (draft, evaluation, workspace().save_recipe(recipe))
-    RECIPE_ID.set(before[2])
-    return str(before[2])
+        st.session_state[_SAVED] = before = (draft, evaluation, chosen, workspace().save_recipe(recipe))
+    setup.seen(before[3])
+    RECIPE_ID.set(before[3])
+    return str(before[3])
+
+
+def keep_current(info: ModelInfo, table: ScoreTable) -> None:
+    """Save the draft again if the URL names it and its setup has changed since."""
+    before = st.session_state.get(_SAVED)
+    if before is not None and RECIPE_ID.get() == before[3] and before[2] != setup.current(info):
+        save(info, table)
 
 
 def _saved_id() -> str:
     """The id under which the draft was saved last."""
     before = st.session_state.get(_SAVED)
-    return str(before[2]) if before is not None else ""
+    return str(before[3]) if before is not None else ""
 
 
 def adopt(info: ModelInfo, recipe: Recipe) -> None:
@@ -282,7 +291,10 @@ def adopt(info: ModelInfo, recipe: Recipe) -> None:
     before = st.session_state.pop(_DRAFT, None)
     if isinstance(before, Draft):
         st.session_state.setdefault(_UNDO, []).append(before)
-    RECIPE_ID.set(workspace().save_recipe(recipe))
+    recipe_id = workspace().save_recipe(recipe)
+    setup.take(recipe.setup)
+    setup.seen(recipe_id)
+    RECIPE_ID.set(recipe_id)
     BUDGET.set(recipe.budget or BUDGET.default)
 
 
@@ -308,4 +320,7 @@ def current_recipe(info: ModelInfo) -> Recipe | None:
         raise QuantError(
             "The recipe in the link belongs to another model.", "Open that model, or make a recipe."
         )
-    return recipe
+    chosen = setup.current(info)
+    if chosen == recipe.setup or set(recipe.units) != {unit.name for unit in info.units}:
+        return recipe
+    return schema.replace(recipe, setup=chosen, measured=measured(info, recipe.assignment()))

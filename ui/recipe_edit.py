@@ -4,22 +4,30 @@ pins.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from quant_core.errors import QuantError
 from quant_core.plots.bands import draw_recipe_bands, recipe_bands
 from quant_core.plots.grid import all_clicked
 from quant_core.plots.sizes import stored_bits
+from quant_core.recipes import MIXES
 from quant_core.schema import ORIGINAL, ModelInfo, ScoreTable
 from ui import recipe_draft as drafts
 from ui import theme, words
-from ui.pickers import format_name
+from ui.format_names import format_name, method_name, short_names
+from ui.jobs import workspace
 from ui.recipe_draft import Draft
+from ui.score_view import MANY_FORMATS
 
 _BANDS, _CHOSEN, _TABLE, _PATTERN = "bands", "edit:chosen", "edit:table", "edit:pattern"
 _PIN = "edit:pin"
+MANY_COLOURS = 10
+"""Up to so many formats have a colour each, whether in use or not; of more only those in use have one."""
 
 
 def choices(table: ScoreTable) -> list[str]:
@@ -57,9 +65,12 @@ def bands(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
     )  # fmt: skip
     mix = ", ".join(f"{list(draft.assignment.values()).count(name)} in {name}" for name in data.formats)
     bits = uniform_bits(info, table)
+    if len({name.partition("@")[0] for name in bits}) > MANY_COLOURS:
+        bits = {name: value for name, value in bits.items() if name in data.formats}
     # All formats, not only those in use: each keeps its colour, and the chart its height, when the budget moves.
     data = data._replace(formats=tuple(bits), bits=tuple(bits.values()))
-    figure = draw_recipe_bands(data, theme.palette(), chosen)
+    titles = short_names(tuple(data.forms)) | {method: method_name(method) for method in data.methods}
+    figure = draw_recipe_bands(data, theme.palette(), chosen, titles)
     figure.update_layout(uirevision="bands")
     theme.chart(
         figure, _BANDS, f"Format of every layer, by block and role: {mix}.", on_select=_take_click,
@@ -81,9 +92,9 @@ def _chosen(table: ScoreTable) -> list[str]:
 
 
 def editor(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
-    """Three ways to change formats, one open at a time, and the pins."""
-    one, pattern, rows, pins = st.tabs(
-        ["Chosen layers", "By pattern", "Table", f"Pins ({len(draft.pins)})"],
+    """Ways to change formats, one open at a time, and the pins."""
+    one, pattern, rows, mixes, pins = st.tabs(
+        ["Chosen layers", "By pattern", "Table", "llama.cpp mixes", f"Pins ({len(draft.pins)})"],
         on_change="rerun",
         key="edit:tab",
     )
@@ -96,6 +107,9 @@ def editor(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
     if rows.open:
         with rows:
             _edit_table(info, table, draft)
+    if mixes.open:
+        with mixes:
+            _take_mix(info, table)
     if pins.open:
         with pins:
             _edit_pins(info, table, draft)
@@ -121,11 +135,15 @@ def _edit_chosen(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
         return
     formats = {draft.assignment[unit] for unit in chosen}
     st.session_state["edit:format"] = formats.pop() if len(formats) == 1 else None
-    st.segmented_control(
-        "Format", names, format_func=_with_cost(table, chosen), key="edit:format", wrap=True,
-        on_change=lambda: _apply(info, table, dict.fromkeys(chosen, st.session_state["edit:format"])),
-        help="Behind each format: the predicted KL of the chosen layers in it, in nats a token.",
-    )  # fmt: skip
+    field: dict[str, Any] = {
+        "format_func": _with_cost(table, chosen), "key": "edit:format",
+        "on_change": lambda: _apply(info, table, dict.fromkeys(chosen, st.session_state["edit:format"])),
+        "help": "Behind each format: the predicted KL of the chosen layers in it, in nats a token.",
+    }  # fmt: skip
+    if len(names) <= MANY_FORMATS:
+        st.segmented_control("Format", names, wrap=True, **field)
+    else:
+        st.selectbox("Format", names, placeholder="several formats", width=420, **field)
     held = [unit for unit in chosen if unit in draft.pins]
     with st.container(horizontal=True, vertical_alignment="center"):
         if held:
@@ -144,13 +162,14 @@ def _edit_chosen(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
 def _with_cost(table: ScoreTable, units: Sequence[str]) -> Callable[[str], str]:
     matrix = table.scores(drafts.table_score(table))
     rows = [table.units.index(unit) for unit in units]
+    short = short_names(table.formats)
 
     def text(name: str) -> str:
         if name == ORIGINAL:
             return "original · 0"
         column = table.formats.index(name)
         cost = sum(max(matrix[row][column], 0.0) for row in rows)
-        return f"{format_name(name).split()[0]} · {words.significant(cost, 2)}"
+        return f"{short[name]} · {words.significant(cost, 2)}"
 
     return text
 
@@ -186,6 +205,35 @@ def _edit_pattern(info: ModelInfo, table: ScoreTable) -> None:
     _pin_toggle()
 
 
+def _take_mix(info: ModelInfo, table: ScoreTable) -> None:
+    left, right = st.columns([3, 1], vertical_alignment="bottom")
+    name = left.selectbox(
+        "Formats as llama-quantize gives them", list(MIXES), format_func=str.upper, index=list(MIXES).index("q4_k_m"),
+        key="edit:mix", help="The rules by which llama.cpp mixes its formats, whatever the scores say: a recipe to "
+        "compare yours with.",
+    )  # fmt: skip
+    try:
+        mix = workspace().gguf_mix(info, name)
+    except QuantError as error:
+        st.caption(f":orange[{error}]")
+        return
+    wanted = {unit: mix[unit] for unit in table.units}
+    missing = sorted(set(wanted.values()) - set(table.formats))
+    right.button(
+        "Apply", type="primary", disabled=bool(missing), key="edit:mix-apply", width="stretch",
+        on_click=_apply, args=(info, table, wanted),
+    )  # fmt: skip
+    if missing:
+        titles = ", ".join(format_name(form) for form in missing)
+        st.caption(
+            f":orange[The sweep lacks {titles}.] Score the layers in them too, on the Sensitivity page."
+        )
+    else:
+        counts = Counter(wanted.values())
+        st.caption(" · ".join(f"{format_name(form)}: {count} layers" for form, count in counts.most_common()))
+    _pin_toggle()
+
+
 def _edit_table(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
     """Every layer in a row; formats and pins are edited in place, multi-line paste and fill-down included."""
     units = {unit.name: unit for unit in info.units}
@@ -210,7 +258,10 @@ def _edit_table(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
             "layer": st.column_config.TextColumn("Layer", width="medium", pinned=True),
             "block": st.column_config.NumberColumn("Block", width="small"),
             "weights": st.column_config.NumberColumn("Weights", format="compact", width="small"),
-            "format": st.column_config.SelectboxColumn("Format", options=choices(table), required=True),
+            "format": st.column_config.SelectboxColumn(
+                "Format", options=choices(table), required=True, width="medium",
+                format_func=lambda name: format_name(str(name)),
+            ),
             "pinned": st.column_config.CheckboxColumn("Pin", width="small"),
             "bits": st.column_config.NumberColumn("Bits", format="%.2f", width="small", help="Stored bits a weight."),
             "kl": st.column_config.NumberColumn(

@@ -59,4 +59,5 @@ def read(name: str, data: bytes, info: ModelInfo) -> Recipe:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise QuantError(f"{name} is no text file.", "Choose a recipe in JSON or YAML.") from None
-    return workspace().read_recipe(text, info)
+    loaded = workspace().result(workspace().inspect_request(info.ref))
+    return workspace().read_recipe(text, loaded or info)

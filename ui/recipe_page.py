@@ -5,12 +5,12 @@ from __future__ import annotations
 import streamlit as st
 
 from quant_core.errors import QuantError
-from quant_core.schema import Evaluation, ModelInfo, ScoreTable, Solution
-from ui import recipe_budget, recipe_edit, score_form, scores, state
+from quant_core.schema import Evaluation, ModelInfo, ScoreTable, Setup, Solution, digest
+from ui import recipe_budget, recipe_edit, score_form, scores, setup, state
 from ui import recipe_draft as drafts
 from ui.jobs import latest, request_result, show_error, start_button
 from ui.recipe_files import keep_and_load
-from ui.widgets import empty_state, said
+from ui.widgets import empty_state, notes, said
 
 _MEASURED = "draft:measured"
 
@@ -51,6 +51,7 @@ def workbench(info: ModelInfo, table: ScoreTable) -> None:
         f"Predicted from {_score_name(table)} over {table.tokens:,} tokens of {table.text_label} "
         f"(seed {table.seed}). Weights that no recipe decides on keep the checkpoint's dtype."
     )
+    notes(table.notes, "scores")
 
 
 def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: recipe_budget.Landmarks) -> None:
@@ -58,11 +59,12 @@ def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: reci
     solution = drafts.priced(info, table, draft)
     measured = drafts.measured(info, draft.assignment)
     recipe_budget.verdict(info, solution, marks, measured, draft.edited)
+    drafts.keep_current(info, table)
     _actions(info, table, draft, measured)
     _measure(info, draft, solution, measured)
     left, right = st.columns([5, 6], gap="medium")
     with left:
-        recipe_budget.front_chart(info, solution, marks, _remembered(solution, measured), draft.edited)
+        recipe_budget.front_chart(info, solution, marks, _remembered(info, solution, measured), draft.edited)
     with right:
         recipe_edit.bands(info, table, draft)
     recipe_edit.editor(info, table, draft)
@@ -108,17 +110,25 @@ def _measure(info: ModelInfo, draft: drafts.Draft, solution: Solution, measured:
             request_result(request, start="Measure it")
         return
     ratio = solution.predicted_kl / measured.kl_mean if measured.kl_mean > 0 else 0.0
+    chosen = setup.current(info)
+    unforeseen = setup.summary(
+        Setup(activations=chosen.activations, kv_cache=chosen.kv_cache, trained=chosen.trained)
+    )
     st.caption(
         f":material/check: Measured on {measured.tokens:,} tokens of {measured.text_label}: the prediction is "
         f"{ratio:.2f} times the measured KL. Perplexity {measured.perplexity:.2f} ± {measured.perplexity_stderr:.2f} "
         f"(original {measured.perplexity_original:.2f}), the same likeliest token at "
         f"{100 * measured.top1_agreement:.1f} % of the positions."
+        + (f" The prediction knows nothing of what lies beyond weights: {unforeseen}." if unforeseen else "")
     )
+    notes(measured.notes, "measured")
 
 
-def _remembered(solution: Solution, measured: Evaluation | None) -> list[tuple[Solution, Evaluation]]:
-    """Every recipe that was measured in this session and belongs to the model that is open."""
-    key = f"{_MEASURED}:{state.model_ref()}"
+def _remembered(
+    info: ModelInfo, solution: Solution, measured: Evaluation | None
+) -> list[tuple[Solution, Evaluation]]:
+    """Every recipe that was measured in this session, of the model that is open and under the setup that is chosen."""
+    key = f"{_MEASURED}:{state.model_ref()}:{digest(setup.current(info))}"
     known: list[tuple[Solution, Evaluation]] = st.session_state.setdefault(key, [])
     if measured is not None and all(recipe.assignment != solution.assignment for recipe, _ in known):
         known.append((solution, measured))

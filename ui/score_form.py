@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import streamlit as st
 
 from quant_core.schema import ModelInfo, ScoreTable, SensitivityRequest, digest, replace
-from ui import scores, state
+from ui import scores, setup, state
+from ui.format_names import method_name
+from ui.formats_picker import formats_picker
 from ui.jobs import request_result, workspace
-from ui.pickers import formats_picker, text_picker
 from ui.score_view import SCORE_TITLES, available
+from ui.text_picker import text_picker
 
 METHOD = state.choice_param("method", "the way to score", ("fisher", "measured"))
 EMBEDDINGS = state.choice_param("embeddings", "whether embeddings take part", ("no", "yes"))
@@ -22,9 +24,9 @@ _KEY = "sweep:key"
 
 def settings(info: ModelInfo) -> SensitivityRequest | None:
     """The form of a sweep; None, with a sentence, as long as it is not complete."""
-    done = bool(workspace().tables(info.fingerprint))
+    done = bool(_tables(info))
     with st.expander("Settings of the sweep", expanded=not done, icon=":material/tune:"):
-        names = formats_picker(scores.FORMATS)
+        names = formats_picker(scores.FORMATS, scores.ROUNDING)
         left, middle, right = st.columns([2, 1, 1.4], vertical_alignment="bottom", gap="medium")
         left.segmented_control(
             "Score by", **METHOD.choice(["fisher", "measured"]), required=True,
@@ -42,6 +44,7 @@ def settings(info: ModelInfo) -> SensitivityRequest | None:
             format_func={"no": "leave out", "yes": "include"}.__getitem__,
             help="Whether recipes may also decide on the embedding and the output head.",
         )  # fmt: skip
+        setup.transforms_picker(info, "sweep:transforms")
         text = text_picker("calibration")
     if not names:
         st.warning("Choose one format or more.", icon=":material/checklist:")
@@ -60,10 +63,16 @@ def run_or_show(
     if request is not None:
         found = request_result(request, start="Score the layers", why=_plan(info, request))
         _settings_changed(digest(request))
-    tables = workspace().tables(info.fingerprint)
+    tables = _tables(info)
     if not tables:
         return None, []
     return _choose(found or tables[0], tables), tables
+
+
+def _tables(info: ModelInfo) -> list[ScoreTable]:
+    """The stored sweeps of the model as it is rewritten now, the last used first."""
+    transforms = setup.current(info).transforms
+    return [table for table in workspace().tables(info.fingerprint) if table.transforms == transforms]
 
 
 def _plan(info: ModelInfo, request: SensitivityRequest) -> str:
@@ -75,7 +84,10 @@ def _plan(info: ModelInfo, request: SensitivityRequest) -> str:
         if request.score == "fisher"
         else f"{layers * formats:,} forward passes over"
     )
-    first = "" if workspace().tables(info.fingerprint) else "No layer of this model has been scored yet.  \n"
+    first = "" if _tables(info) else "No layer of this model has been scored yet"
+    if first:
+        after = setup.summary(request.setup)
+        first += f" after {after}.  \n" if after else ".  \n"
     return f"{first}{layers} layers in {formats} formats: {how} {request.tokens:,} tokens of {request.text.label}."
 
 
@@ -103,5 +115,7 @@ def _choose(default: ScoreTable, tables: Sequence[ScoreTable]) -> ScoreTable:
 
 
 def _title(table: ScoreTable) -> str:
-    first = SCORE_TITLES[available(table)[0]]
-    return f"{first} · {len(table.formats)} formats · {table.tokens:,} tokens · {table.text_label} · seed {table.seed}"
+    methods = dict.fromkeys(method_name(name.partition("@")[2]) for name in table.formats if "@" in name)
+    parts = [SCORE_TITLES[available(table)[0]], f"{len(table.formats)} formats", *methods]
+    parts += [f"{table.tokens:,} tokens", table.text_label, f"seed {table.seed}"]
+    return " · ".join(parts)

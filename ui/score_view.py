@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import streamlit as st
 
@@ -10,9 +10,9 @@ from quant_core import plots
 from quant_core.schema import ModelInfo, ScoreName, ScoreTable, Solution, Unit
 from ui import layers, scores, state, theme, words
 from ui.entry import link
+from ui.format_names import format_name, short_names
 from ui.jobs import guarded, workspace
-from ui.pickers import format_name
-from ui.widgets import Figure, figures
+from ui.widgets import Figure, figures, notes
 
 SCORES: tuple[ScoreName, ...] = ("fisher", "measured", "output", "weight")
 SCORE_TITLES: dict[ScoreName, str] = {
@@ -27,6 +27,8 @@ SCORE_HELP = (
     "|ΔW·x|² / |W·x|² on the calibration text. **Weight error**: |ΔW|² / |W|²; needs no text, and says little about "
     "what matters to the model."
 )
+MANY_FORMATS = 12
+"""Up to so many formats stand side by side to choose from; more are a list."""
 
 
 def measured_on(table: ScoreTable) -> str:
@@ -46,14 +48,16 @@ def controls(table: ScoreTable) -> tuple[str, ScoreName]:
     """Which format and which score of the table are shown."""
     place = st.container(horizontal=True, gap="medium", vertical_alignment="bottom")
     form = _shown_format(table)
-    labels = dict(zip(table.formats, plots.short_formats(table.formats), strict=True))
+    labels = short_names(table.formats)
     st.session_state["scores:format"] = form
-    place.segmented_control(
-        "Format", table.formats, format_func=lambda name: format_name(labels[name]), key="scores:format",
-        required=True, wrap=True,
-        on_change=lambda: state.FORMAT.set(st.session_state["scores:format"]),
-        help="The scores of every layer in this format.",
-    )  # fmt: skip
+    chosen: dict[str, Any] = {
+        "key": "scores:format", "format_func": labels.__getitem__, "help": "The scores of every layer in this format.",
+        "on_change": lambda: state.FORMAT.set(st.session_state["scores:format"]),
+    }  # fmt: skip
+    if len(table.formats) <= MANY_FORMATS:
+        place.segmented_control("Format", table.formats, required=True, wrap=True, **chosen)
+    else:
+        place.selectbox(f"Format ({len(table.formats)})", table.formats, width=300, **chosen)
     names = available(table)
     score = cast(ScoreName, state.SCORE.get() if state.SCORE.get() in names else names[0])
     st.session_state["scores:score"] = score
@@ -65,13 +69,19 @@ def controls(table: ScoreTable) -> tuple[str, ScoreName]:
 
 
 def _shown_format(table: ScoreTable) -> str:
-    """The format that is open if the table has it, else one of its family, else the one nearest to 4 bits."""
+    """The format that is open if the table has it, else one of its family, else one of the default's."""
     wanted = state.FORMAT.get()
     if wanted in table.formats:
         return wanted
-    family = wanted.partition("/")[0]
-    alike = [name for name in table.formats if name.partition("/")[0] in (family, "int4")]
-    return alike[0] if alike else table.formats[len(table.formats) // 2]
+    for family in (wanted, state.FORMAT.default):
+        alike = [name for name in table.formats if _family(name) == _family(family)]
+        if alike:
+            return alike[0]
+    return table.formats[len(table.formats) // 2]
+
+
+def _family(name: str) -> str:
+    return name.partition("@")[0].partition("/")[0]
 
 
 def _phrase(score: ScoreName) -> str:
@@ -101,6 +111,7 @@ def summary(info: ModelInfo, table: ScoreTable, form: str, score: ScoreName) -> 
                             f"Share of the sum that the {tenth} most sensitive of {len(order)} layers hold. The more, "
                             "the more a mixed recipe can gain."))  # fmt: skip
     figures(items)
+    notes(table.notes, "scores")
 
 
 def _uniform_figures(whole: Solution, table: ScoreTable, form: str, score: ScoreName) -> list[Figure]:

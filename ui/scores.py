@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from quant_core.errors import QuantError
-from quant_core.schema import CALIBRATION, ModelInfo, ScoreTable, SensitivityRequest, TextSource, digest
+from quant_core.schema import (
+    CALIBRATION,
+    ModelInfo,
+    ScoreTable,
+    SensitivityRequest,
+    Setup,
+    TextSource,
+    digest,
+)
 from quant_core.workspace import DEFAULT_FORMATS
-from ui import state
+from ui import setup, state
+from ui.format_names import NEAREST, columns
 from ui.jobs import workspace
 
 FORMATS = state.list_param("formats", "the formats", DEFAULT_FORMATS)
+ROUNDING = state.list_param("rounding", "the ways to round", (NEAREST,))
 TOKENS = state.integer_param("tokens", "the number of tokens", 8192, 256, 262_144)
 SWEEP = state.text_param("sweep", "the sweep", pattern=r"[0-9a-f]{0,24}")
 """Which stored sweep the user picked; empty for the one that the settings ask for."""
@@ -17,43 +26,47 @@ SWEEP = state.text_param("sweep", "the sweep", pattern=r"[0-9a-f]{0,24}")
 def request(
     info: ModelInfo, formats: tuple[str, ...] = (), text: TextSource = CALIBRATION
 ) -> SensitivityRequest:
-    """The sweep for the user's settings (formats by family, group size, tokens); ``formats`` are full names."""
-    names = formats or format_names()
+    """The sweep for the user's settings (formats, group size, rounding, tokens); ``formats`` are full names."""
     return SensitivityRequest(
         info.ref,
         info.fingerprint,
-        names,
+        formats or format_names(),
         text,
         TOKENS.get(),
+        setup=Setup(transforms=setup.current(info).transforms),
         roots=workspace().inspect_request(info.ref).roots,
     )
 
 
 def format_names() -> tuple[str, ...]:
-    """Full names of the chosen families at the chosen group size; unknown families are passed over."""
-    names = []
-    for family in FORMATS.get() or FORMATS.default:
-        try:
-            names.append(workspace().parse_format(family, state.GROUP.get()).name)
-        except QuantError:
-            continue
-    return tuple(names)
+    """Full names of the chosen formats, rounded in every chosen way; what names no format is passed over."""
+    chosen = FORMATS.get() or FORMATS.default
+    return columns(chosen, state.GROUP.get(), ROUNDING.get()).names
 
 
 def table_id(table: ScoreTable) -> str:
     """A short name of a sweep for the URL: what was asked, not the numbers."""
     kinds = [name for name in ("fisher", "measured", "output", "weight") if table.scores(name)]
-    asked = [kinds, list(table.formats), len(table.units), table.tokens, table.text_hash, table.seed]
-    return digest(asked)[:8]
+    asked: list[object] = [
+        kinds,
+        list(table.formats),
+        len(table.units),
+        table.tokens,
+        table.text_hash,
+        table.seed,
+    ]
+    return digest([*asked, *table.transforms])[:8]
 
 
 def table(info: ModelInfo) -> ScoreTable | None:
-    """The scores that the user picked, else those for the settings, else the newest of this model, else None."""
+    """The scores that the user picked, else those for the settings, else the newest of this model, else None.
+
+    Scores hold for the model that was scored: other transforms than the chosen ones make them another model's.
+    """
+    transforms = setup.current(info).transforms
+    known = [found for found in workspace().tables(info.fingerprint) if found.transforms == transforms]
     if SWEEP.get():
-        for found in workspace().tables(info.fingerprint):
+        for found in known:
             if table_id(found) == SWEEP.get():
                 return found
-    stored = workspace().result(request(info))
-    if stored is not None:
-        return stored
-    return next(iter(workspace().tables(info.fingerprint)), None)
+    return workspace().result(request(info)) or next(iter(known), None)

@@ -9,10 +9,12 @@ import streamlit as st
 
 from quant_core.errors import QuantError
 from quant_core.schema import ModelInfo, ModelRef
-from ui import entry, state, words
+from ui import entry, setup, state, words
 from ui.jobs import request_result, workspace
 
 _SAID = "widgets:said"
+_NOTES = 100
+"""Notes that are written out."""
 
 
 class Figure(NamedTuple):
@@ -25,12 +27,12 @@ class Figure(NamedTuple):
 
 
 def model_header(title: str, lead: str) -> ModelInfo:
-    """The top of a page: its title, one sentence, and the model that is open.
+    """The top of a page: its title, one sentence, and the model that is open, as the chosen rewrites leave it.
 
     While the model is being opened, or if it cannot be, it shows progress or the reason and stops the page.
     """
     info = try_header(title, lead)
-    return info if info is not None else st.stop()
+    return setup.rewritten(info) if info is not None else st.stop()
 
 
 def try_header(title: str, lead: str) -> ModelInfo | None:
@@ -91,6 +93,18 @@ def said() -> None:
     if _SAID in st.session_state:
         sentence, icon = st.session_state.pop(_SAID)
         st.toast(sentence, icon=icon)
+
+
+def notes(sentences: Sequence[str], key: str) -> None:
+    """What went otherwise than asked: a line where it is one thing, else folded away under their number."""
+    if len(sentences) == 1:
+        st.caption(f":material/info: {sentences[0]}")
+    elif sentences:
+        with st.expander(f"{len(sentences):,} notes", icon=":material/info:", key=f"notes:{key}"):
+            shown = [f"- {sentence}" for sentence in sentences[:_NOTES]]
+            if len(sentences) > _NOTES:
+                shown.append(f"- and {len(sentences) - _NOTES:,} more")
+            st.markdown("\n".join(shown))
 
 
 def empty_state(sentence: str, stem: str = "", label: str = "", **changes: str) -> None:

@@ -38,9 +38,9 @@ class Inputs:
     samples: Tensor
     """Some of the inputs, evenly spread over the tokens, (at most about ``SAMPLES``, columns)."""
     rows: int
-    gradient: Tensor | None = None
-    """Mean square of the gradient at each output, (rows of the unit,), for labels drawn from the model; None unless
-    asked for."""
+    fisher: Tensor | None = None
+    """Mean of (g_i x_j)^2 over the text's tokens, (rows, columns) of the unit: g is the gradient at its outputs for
+    labels drawn from the model, so that this is the diagonal of the Fisher information. None unless asked for."""
 
 
 @dataclass(eq=False)
@@ -60,6 +60,12 @@ class _Sums:
         self.rows += len(x)
         self.samples.append(x[:: max(1, tokens // SAMPLES)].clone())
 
+    def finish(self) -> None:
+        """Turn sums into means, in place, so that units that share them go on sharing them."""
+        self.moment /= self.rows
+        self.mean_abs /= self.rows
+        self.samples = [torch.cat(self.samples)]
+
 
 class _Visitor:
     """Adds up what ``capture`` shows; units that are fed the same tensor (q, k, v) share their sums."""
@@ -68,7 +74,7 @@ class _Visitor:
         self.wanted = wanted
         self.tokens = tokens
         self.sums: dict[str, _Sums] = {}
-        self.squares: dict[str, Tensor] = {}
+        self.fisher: dict[str, Tensor] = {}
         self._source: dict[str, str] = {}
         self._last: tuple[str, Tensor] | None = None
 
@@ -89,8 +95,8 @@ class _Visitor:
     def backward(self, product: Product, gradient: Tensor) -> None:
         name = product.slot.unit.name
         if name in self.wanted and not product.lookup:
-            squares = gradient.float().square().sum(dim=0)
-            self.squares[name] = self.squares[name] + squares if name in self.squares else squares
+            squares = gradient.float().square().T @ product.inputs.float().square()
+            self.fisher[name] = self.fisher[name].add_(squares) if name in self.fisher else squares
 
     def backward_mixed(self, product: Product, gradient: Tensor) -> None:
         """An output's own gradient is what counts here, keys and values included."""
@@ -127,6 +133,8 @@ def collect(
             logits = model(ids, use_cache=False).logits
             if gradients:
                 logits.backward(label_gradient(logits.detach(), generator))
+    for sums in {id(sums): sums for sums in visitor.sums.values()}.values():
+        sums.finish()
     return {slot.unit.name: _inputs(slot, visitor, tokens.count, gradients) for slot in slots}
 
 
@@ -137,12 +145,5 @@ def _inputs(slot: Slot, visitor: _Visitor, tokens: int, gradients: bool) -> Inpu
         device = slot.parameter.device
         nothing = torch.zeros(unit.columns, device=device)
         return Inputs(torch.zeros(0, 0, device=device), nothing, nothing, nothing[None][:0], 0, None)
-    gradient = visitor.squares[unit.name] / tokens if gradients and unit.name in visitor.squares else None
-    return Inputs(
-        sums.moment / sums.rows,
-        sums.mean_abs / sums.rows,
-        sums.largest,
-        torch.cat(sums.samples),
-        sums.rows,
-        gradient,
-    )
+    fisher = visitor.fisher[unit.name] / tokens if gradients and unit.name in visitor.fisher else None
+    return Inputs(sums.moment, sums.mean_abs, sums.largest, sums.samples[0], sums.rows, fisher)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quant_core.cli import commands
+from quant_core.cli import commands, listing
 from quant_core.workspace import DEFAULT_FORMATS
 
 FORMATS = ",".join(DEFAULT_FORMATS)
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         description="Choose how to quantize a language model, from the command line.",
     )
     added = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    everywhere, model, scores = _everywhere(), _model(), _scores()
+    everywhere, model, scores, setup = _everywhere(), _model(), _scores(), _setup()
 
     def add(name: str, command: Callable[..., int], help: str, *parts: argparse.ArgumentParser) -> Any:
         made = added.add_parser(name, help=help, description=help, parents=[everywhere, *parts])
@@ -33,10 +33,19 @@ def parser() -> argparse.ArgumentParser:
         return made
 
     add("models", commands.models, "List the models at hand.")
-    add("sensitivity", commands.sensitivity, "Score every weight in every format.", model, scores)
+    add("formats", listing.formats, "List the number formats and the methods, with where they come from.")
+    sensitivity = add(
+        "sensitivity", commands.sensitivity, "Score every weight in every format.", model, scores
+    )
+    _add_transform(sensitivity)
 
     recipe = add(
-        "recipe", commands.recipe, "Find the best mixed-precision recipe within a budget.", model, scores
+        "recipe",
+        commands.recipe,
+        "Find the best mixed-precision recipe within a budget.",
+        model,
+        scores,
+        setup,
     )
     budget = recipe.add_mutually_exclusive_group(required=True)
     budget.add_argument("--bits", type=_positive, help="average stored bits a decided weight")
@@ -52,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="FILE", help="write the recipe here (.json, .yaml or .yml)"
     )
 
-    evaluate = add("evaluate", commands.evaluate, "Measure a recipe against the original.", model)
+    evaluate = add("evaluate", commands.evaluate, "Measure a recipe against the original.", model, setup)
     evaluate.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="recipe to measure")
     evaluate.add_argument("--text", metavar="FILE", help=TEXT_HELP)
     evaluate.add_argument(
@@ -62,8 +71,28 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="FILE", help="write the recipe with its measured figures here"
     )
 
+    train = add(
+        "train", commands.train, "Fine-tune quantized weights to stay near the original.", model, setup
+    )
+    what = train.add_mutually_exclusive_group(required=True)
+    what.add_argument("--recipe", type=Path, metavar="FILE", help="recipe whose weights are trained")
+    what.add_argument("--format", metavar="FORMAT", help="train all decided weights in this format")
+    train.add_argument("--group", type=_count, default=64, help="values that share a scale (default: 64)")
+    train.add_argument(
+        "--seconds", type=_not_negative, default=300.0, help="time for its steps, 0: no limit (default: 300)"
+    )
+    train.add_argument("--steps", type=_count, default=0, help="how many at most (default: no limit)")
+    train.add_argument("--lora", type=_count, metavar="RANK", help="train an update of this rank alone")
+    train.add_argument("--batch", type=_count, default=4, help="sequences a step (default: 4)")
+    train.add_argument("--rate", type=_positive, help="learning rate, in parts of a weight's step")
+    train.add_argument("--step-rate", type=_not_negative, help="of step sizes, in parts of themselves")
+    train.add_argument("--tokens", type=_count, default=65536, help="of the text (default: 65536)")
+    train.add_argument("--sequence", type=_count, default=128, help="tokens a sequence (default: 128)")
+    train.add_argument("--text", metavar="FILE", help=f"{TEXT_HELP} (default: self)")
+    train.add_argument("--seed", type=_seed, default=0, help="of the order of sequences (default: 0)")
+
     generate = add(
-        "generate", commands.generate, "Write from a prompt with the original and a recipe.", model
+        "generate", commands.generate, "Write from a prompt with the original and a recipe.", model, setup
     )
     generate.add_argument("--prompt", required=True, help="text to continue")
     generate.add_argument("--recipe", type=Path, metavar="FILE", help="recipe to compare with the original")
@@ -112,7 +141,10 @@ def _model() -> argparse.ArgumentParser:
 def _scores() -> argparse.ArgumentParser:
     part = argparse.ArgumentParser(add_help=False)
     part.add_argument(
-        "--formats", default=FORMATS, help=f"candidates, separated by commas (default: {FORMATS})"
+        "--formats",
+        default=FORMATS,
+        help="candidates, separated by commas, with @METHOD for another rounding than to "
+        f"nearest (int4@gptq); the command 'formats' lists both (default: {FORMATS})",
     )
     part.add_argument("--group", type=_count, default=64, help="values that share a scale (default: 64)")
     part.add_argument("--tokens", type=_count, default=8192, help="how many to calibrate on (default: 8192)")
@@ -121,6 +153,26 @@ def _scores() -> argparse.ArgumentParser:
     part.add_argument("--include", choices=("embeddings",), help="decide on embedding and head too")
     part.add_argument("--seed", type=_seed, default=0, help="seed of sampled labels (default: 0)")
     return part
+
+
+def _setup() -> argparse.ArgumentParser:
+    part = argparse.ArgumentParser(add_help=False)
+    _add_transform(part)
+    part.add_argument(
+        "--activations", metavar="SCHEME", help="how the inputs of quantized layers are rounded"
+    )
+    part.add_argument("--kv-cache", metavar="SCHEME", help="how keys and values are rounded")
+    part.add_argument("--trained", metavar="KEY", help="take the weights of the training with this key")
+    return part
+
+
+def _add_transform(part: argparse.ArgumentParser) -> None:
+    part.add_argument(
+        "--transform",
+        action="append",
+        metavar="NAME",
+        help="rewrite the model before; may be given again, in order",
+    )
 
 
 def _seed(text: str) -> int:

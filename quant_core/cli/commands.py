@@ -12,6 +12,7 @@ from quant_core.cli.terminal import number, say, say_json, say_table, warn
 from quant_core.cli.work import (
     UsageError,
     check_writable,
+    chosen_setup,
     format_name,
     open_model,
     read_recipe,
@@ -97,12 +98,13 @@ def sensitivity(workspace: Workspace, options: argparse.Namespace) -> int:
             "tokens": table.tokens,
         }
         padded = {form: sum(row[column] for row in table.padded) for column, form in enumerate(table.formats)}
-        say_json(head | {"text": table.text_label, "padded": padded, "rows": rows})
+        say_json(head | {"text": table.text_label, "padded": padded, "notes": table.notes, "rows": rows})
         return 0
     say(f"{info.title}: {score} score on {table.tokens:,} tokens of {table.text_label}")
     cells = [[name, *(number(value, 3) for value in scores[row])] for row, name in enumerate(table.units)]
     say_table(("weight", *table.formats), cells)
     _say_padding(table, table.formats)
+    _say_notes(table.notes)
     return 0
 
 
@@ -115,12 +117,18 @@ def _say_padding(table: schema.ScoreTable, formats: Iterable[str]) -> None:
                 f"{sum(column):,} padded values are counted in the sizes.")  # fmt: skip
 
 
+def _say_notes(notes: Iterable[str]) -> None:
+    """Say what went otherwise than asked."""
+    for note in notes:
+        say(f"Note: {note}")
+
+
 def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
     """Solve for a recipe within a budget; the scores are computed first unless they are stored."""
     check_writable(options.out)
     pins = {}
     for pin in options.pin:
-        pattern, equals, name = pin.rpartition("=")
+        pattern, equals, name = pin.partition("=")  # a method's options have further ones
         if not (equals and pattern):
             raise UsageError(f"--pin {pin!r} is not PATTERN=FORMAT")
         pins[pattern] = format_name(workspace, name, options.group)
@@ -137,7 +145,8 @@ def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
         ) from error
     ends = [schema.dump(point) for point in workspace.front(info, table, **choice)]
     ends = [ends[0], ends[-1]]
-    made = workspace.make_recipe(info, table, solution, budget, pins)
+    setup = chosen_setup(workspace, options, schema.Setup())
+    made = workspace.make_recipe(info, table, solution, budget, pins, setup=setup)
     if options.score not in KL_SCORES:  # sums of relative errors rank formats, but they are no KL
         made = schema.replace(made, predicted_kl=None, predicted_stderr=None)
         ends = [end | {"predicted_kl": None} for end in ends]
@@ -164,6 +173,7 @@ def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
         say(f"predicted KL {number(made.predicted_kl)} ± {number(made.predicted_stderr, 2)} nats a token")
     if options.out:
         say(f"written to {options.out}")
+    _say_notes(table.notes)
     return 0
 
 
@@ -173,12 +183,19 @@ def evaluate(workspace: Workspace, options: argparse.Namespace) -> int:
     text = read_text(options.text, schema.EVALUATION)
     info = open_model(workspace, options)
     recipe = read_recipe(workspace, options.recipe, info)
-    request = schema.EvaluateRequest(info.ref, info.fingerprint, recipe.assignment(), text, options.tokens)
+    setup = chosen_setup(workspace, options, recipe.setup)
+    if options.out and set(recipe.units) != {
+        unit.name for unit in workspace.rewritten(info, setup.transforms).units
+    }:
+        raise UsageError("--transform leaves other weights than the recipe lists: make one with it first")
+    request = schema.EvaluateRequest(
+        info.ref, info.fingerprint, recipe.assignment(), text, options.tokens, setup=setup
+    )
     measured: schema.Evaluation = run(workspace, request)
     if measured.text_hash == recipe.calibration_hash:
         warn("This is the text the recipe was calibrated on; measure on another one for an honest figure.")
     if options.out:
-        write_recipe(workspace, options.out, schema.replace(recipe, measured=measured))
+        write_recipe(workspace, options.out, schema.replace(recipe, measured=measured, setup=setup))
     if options.json:
         predicted = {"predicted_kl": recipe.predicted_kl, "predicted_stderr": recipe.predicted_stderr}
         say_json(
@@ -201,11 +218,55 @@ def evaluate(workspace: Workspace, options: argparse.Namespace) -> int:
     ]
     say(f"{info.title} on {measured.text_label}; KL in nats a token")
     say_table(("", "value", "± error"), rows)
+    _say_notes(measured.notes)
+    return 0
+
+
+def train(workspace: Workspace, options: argparse.Namespace) -> int:
+    """Fine-tune the weights of a recipe, or all decided ones in one format, and say how to use the result."""
+    form = format_name(workspace, options.format, options.group) if options.format else ""
+    text = read_text(options.text or "self", schema.CALIBRATION)
+    info = open_model(workspace, options)
+    recipe = read_recipe(workspace, options.recipe, info) if options.recipe else None
+    setup = chosen_setup(workspace, options, recipe.setup if recipe else schema.Setup())
+    uniform = {unit.name: form for unit in info.units if unit.decided}
+    rates = {"learning_rate": options.rate, "step_rate": options.step_rate}
+    request = schema.TrainRequest(
+        model=info.ref,
+        fingerprint=info.fingerprint,
+        assignment=recipe.assignment() if recipe else uniform,
+        setup=setup,
+        text=text,
+        tokens=options.tokens,
+        sequence=options.sequence,
+        steps=options.steps,
+        seconds=options.seconds,
+        batch=options.batch,
+        mode="lora" if options.lora else "full",
+        rank=options.lora or schema.TrainRequest.rank,
+        seed=options.seed,
+        **{name: rate for name, rate in rates.items() if rate is not None},
+    )
+    done: schema.Training = run(workspace, request, losses=True)
+    if options.json:
+        say_json({"model": info.ref.source} | schema.dump(done))
+        return 0
+    say(
+        f"{info.title}: {done.steps:,} steps, {done.tokens:,} tokens of {done.text_label}, "
+        f"{done.seconds:.0f} s, {len(done.assignment)} weights"
+    )
+    rows = [("before", number(done.kl_before)), ("after", number(done.kl_after))]
+    say_table((f"KL on {done.held_out:,} tokens held out", "nats a token"), rows)
+    say(f"trained weights: --trained {done.key}")
+    _say_notes(done.notes)
     return 0
 
 
 def generate(workspace: Workspace, options: argparse.Namespace) -> int:
     """Continue a prompt with the original and, if one is given, a recipe."""
+    setup = chosen_setup(workspace, options, schema.Setup())
+    if setup != schema.Setup() and not options.recipe:
+        raise UsageError("--transform, --activations and --kv-cache change a recipe: name it with --recipe")
     info = open_model(workspace, options)
     recipe = read_recipe(workspace, options.recipe, info) if options.recipe else None
     if options.chat and not info.chat:
@@ -220,6 +281,7 @@ def generate(workspace: Workspace, options: argparse.Namespace) -> int:
         temperature=options.temperature,
         top_p=options.top_p,
         chat=info.chat if options.chat is None else options.chat,
+        setup=chosen_setup(workspace, options, recipe.setup) if recipe else schema.Setup(),
     )
     texts: schema.Generation = run(workspace, request)
     original, changed = "".join(texts.original), "".join(texts.recipe)

@@ -9,10 +9,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from quant_core.schema import Job
+from quant_core.schema import Job, LossEvent
 
 BAR = 24
 """Characters of a progress bar."""
+LOSS_SECONDS = 10.0
+"""A training's loss is written this often."""
 
 
 def say(text: str = "") -> None:
@@ -54,6 +56,7 @@ class ProgressBar:
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
         self._shown = ""
+        self._next_loss = 0.0
 
     def __call__(self, job: Job) -> None:
         """Draw ``job`` as it is now."""
@@ -68,6 +71,16 @@ class ProgressBar:
         elif (step := f"{job.title} {int(job.progress * 10)} {job.state}") != self._shown:
             self._shown = step
             sys.stderr.write(text.rstrip() + "\n")
+        sys.stderr.flush()
+
+    def note_losses(self, events: Sequence[LossEvent]) -> None:
+        """Write the losses of a training, at most a line every ``LOSS_SECONDS`` of its steps."""
+        for event in events:
+            if event.seconds >= self._next_loss:
+                self._next_loss = event.seconds + LOSS_SECONDS
+                self.clear()
+                line = f"step {event.step:>6,}  loss {event.loss:.4f}  {event.tokens:>10,} tokens"
+                sys.stderr.write(f"{line}  {event.seconds:>6.0f} s\n")
         sys.stderr.flush()
 
     def clear(self) -> None:

@@ -10,8 +10,11 @@ from typing import Any
 from quant_core import schema
 from quant_core.cli.terminal import ProgressBar
 from quant_core.errors import FormatError, QuantError, RecipeError, TextError
+from quant_core.names import method_options
+from quant_core.registry import unknown_name
 from quant_core.schema import (
     ORIGINAL,
+    Job,
     ModelInfo,
     ModelRef,
     Recipe,
@@ -21,17 +24,33 @@ from quant_core.schema import (
 )
 from quant_core.workspace import Workspace
 
+NONE = "none"
+"""Takes back what a recipe says of its setup."""
+
 
 class UsageError(Exception):
     """An argument that makes no sense, found after parsing."""
 
 
-def run(workspace: Workspace, request: schema.Request) -> Any:
-    """The answer to ``request``, with progress on standard error; an interrupt cancels the job."""
+def run(workspace: Workspace, request: schema.Request, *, losses: bool = False) -> Any:
+    """The answer to ``request``, with progress on standard error; an interrupt cancels the job.
+
+    With ``losses``, what a training streams is written too.
+    """
     bar = ProgressBar()
     job = workspace.submit(request)
+    seen = -1
+
+    def watch(now: Job) -> None:
+        nonlocal seen
+        if losses:
+            fresh = workspace.losses(now.id, seen)
+            seen += len(fresh)
+            bar.note_losses(fresh)
+        bar(now)
+
     try:
-        return workspace.wait(job, bar if job.active else None)
+        return workspace.wait(job, watch if job.active else None)
     except KeyboardInterrupt:
         workspace.cancel(job.id)
         raise
@@ -57,7 +76,8 @@ def score_model(
     if not formats:
         raise UsageError("--formats names no format to quantize to")
     text = read_text(options.text, schema.CALIBRATION)
-    info = open_model(workspace, options)
+    transforms = chosen_setup(workspace, options, schema.Setup()).transforms
+    info = workspace.rewritten(open_model(workspace, options), transforms)
     request = SensitivityRequest(
         model=info.ref,
         fingerprint=info.fingerprint,
@@ -67,8 +87,42 @@ def score_model(
         score=options.score,
         embeddings=options.include == "embeddings",
         seed=options.seed,
+        setup=schema.Setup(transforms=transforms),
     )
     return info, run(workspace, request), formats
+
+
+def chosen_setup(workspace: Workspace, options: argparse.Namespace, setup: schema.Setup) -> schema.Setup:
+    """``setup`` with what the command line says otherwise; ``none`` takes a part away, ``UsageError`` if unknown."""
+    catalog = workspace.catalog
+    changes: dict[str, Any] = {}
+    if options.transform:
+        names = [name for name in options.transform if name != NONE]
+        changes["transforms"] = tuple(_offered("transform", name, catalog.transforms) for name in names)
+    if getattr(options, "activations", None):
+        name = "" if options.activations == NONE else options.activations
+        changes["activations"] = name and _offered("activation scheme", name, catalog.activations)
+    if getattr(options, "kv_cache", None):
+        name = "" if options.kv_cache == NONE else options.kv_cache
+        changes["kv_cache"] = name and _offered("KV cache", name, catalog.kv_caches)
+    if getattr(options, "trained", None):
+        changes["trained"] = "" if options.trained == NONE else options.trained
+    return schema.replace(setup, **changes)
+
+
+def _offered(kind: str, text: str, offered: Sequence[schema.MethodInfo]) -> str:
+    """``text`` if it names one of those offered, with options that it has."""
+    known = {method.name: method for method in offered}
+    name = text.split(":", maxsplit=1)[0]
+    if name not in known:
+        raise UsageError(
+            str(unknown_name(kind, name, list(known))) if known else f"there is no {kind} to choose"
+        )
+    try:
+        method_options(text, known[name])
+    except FormatError as error:
+        raise UsageError(str(error)) from error
+    return text
 
 
 def read_recipe(workspace: Workspace, file: Path, info: ModelInfo) -> Recipe:

@@ -7,11 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from quant_core.formats import Format, Grid, find, to_blocks
+from quant_core.formats import Grid, find, to_blocks
 from quant_core.jobs.context import Context
-from quant_core.methods.rounder import Quantized, Rounder
+from quant_core.methods.rewrite import rewritten
+from quant_core.methods.rounder import Quantized, rounder_for
 from quant_core.registry import unknown_name
-from quant_core.schema import ORIGINAL, Histogram, LayerRequest, LayerView, Unit
+from quant_core.schema import ORIGINAL, Histogram, LayerRequest, LayerView, Unit, replace
 
 _OUTLIER = 4.0
 """Standard deviations beyond which a weight counts as an outlier."""
@@ -19,14 +20,20 @@ _GRID_POINTS = 512
 
 
 def layer_view(context: Context, request: LayerRequest) -> LayerView:
-    """Histograms, grid, clipping and error figures of one unit in one format."""
-    loaded = context.loaded(request.model, request.roots, request.fingerprint)
+    """Histograms, grid, clipping and error figures of one unit in one format, after the rewrites of the setup.
+
+    A rewrite that searches takes every decided unit to be in that format, as a table of scores does.
+    """
+    original = context.loaded(request.model, request.roots, request.fingerprint)
+    same = {unit.name: request.format for unit in original.graph.units if unit.decided}
+    loaded = rewritten(context, original, request.setup.transforms, same, request.setup.calibration)
     if request.unit not in loaded.graph.slots:
         raise unknown_name("weight", request.unit, loaded.graph.slots)
     slot = loaded.graph.slots[request.unit]
-    rounder = Rounder(context, loaded, request.setup.calibration)
+    rounder = rounder_for(context, loaded, request.setup)
     done = rounder.quantize(slot, find(request.format))
-    return view_matrix(slot.unit, slot.matrix(), done, min(max(request.bins, 8), 1000))
+    view = view_matrix(slot.unit, slot.matrix(), done, min(max(request.bins, 8), 1000))
+    return replace(view, notes=tuple(f"{where}: {note}." for where, note in rounder.notes.items()))
 
 
 def view_matrix(unit: Unit, matrix: Tensor, done: Quantized, bins: int) -> LayerView:
@@ -59,7 +66,7 @@ def view_matrix(unit: Unit, matrix: Tensor, done: Quantized, bins: int) -> Layer
         clip_high=high,
         block_values=blocks.shape[1],
         blocks=blocks.shape[0],
-        outside=_outside(form, done.codes.grid, blocks),
+        outside=_outside(done, blocks),
         sqnr_db=10 * math.log10(signal / noise) if noise and signal else None,
         kurtosis=float(centred.double().pow(4).mean()) - 3.0 if deviation else 0.0,
         outlier_share=float((centred.abs() > _OUTLIER).float().mean()),
@@ -76,13 +83,16 @@ def _median_block(grid: Grid) -> slice:
     return slice(block, block + 1)
 
 
-def _outside(form: Format, grid: Grid, blocks: Tensor) -> float:
-    """Share of values that lie beyond the end of their own block's grid by more than rounding error."""
-    if form.spec.family == ORIGINAL:
+def _outside(done: Quantized, blocks: Tensor) -> float:
+    """Share of values beyond the end of their own block's grid by more than rounding error; kept ones are not."""
+    if done.form.spec.family == ORIGINAL:
         return 0.0
-    low, high = form.bounds(grid, blocks.shape[1])
+    low, high = done.form.bounds(done.codes.grid, blocks.shape[1])
     slack = (high - low) * 1e-6
-    return float(((blocks < low - slack) | (blocks > high + slack)).float().mean())
+    beyond = (blocks < low - slack) | (blocks > high + slack)
+    if done.kept is not None:
+        beyond &= to_blocks(done.kept, done.form) == 0
+    return float(beyond.float().mean())
 
 
 def _histogram(values: Tensor, edges: Tensor) -> Histogram:

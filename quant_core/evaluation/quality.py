@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from quant_core.calibration.batches import batch_rows
-from quant_core.calibration.text import tokenize
+from quant_core.calibration.text import Tokens, tokenize
 from quant_core.jobs.context import Context
-from quant_core.methods.variant import make_variant
+from quant_core.methods.variant import Variant, make_variant
 from quant_core.metrics import (
     kl_divergence,
     log_probabilities,
@@ -20,20 +20,28 @@ from quant_core.metrics import (
     negative_log_likelihood,
     top1_agreement,
 )
-from quant_core.schema import EvaluateRequest, Evaluation
+from quant_core.models.loading import LoadedModel
+from quant_core.schema import EvaluateRequest, Evaluation, replace
 
 
 def evaluate(context: Context, request: EvaluateRequest) -> Evaluation:
-    """KL, perplexity and agreement over non-overlapping sequences.
-
-    Every position that predicts a token of its sequence counts, so ``length - 1`` a sequence. Perplexity is
-    exp(mean negative log-likelihood); its standard error follows from the one over sequences by the delta method.
-    """
+    """Make the request's variant of the model and ``compare`` it with the original."""
     loaded = context.loaded(request.model, request.roots, request.fingerprint)
     tokens = tokenize(context, loaded, request.text, request.tokens, request.sequence)
     begun = time.monotonic()
     context.progress(0.0, "Rounding the weights")
     variant = make_variant(context, loaded, request.assignment, request.setup)
+    found = compare(context, loaded, variant, tokens)
+    return replace(found, seconds=time.monotonic() - begun)
+
+
+def compare(context: Context, loaded: LoadedModel, variant: Variant, tokens: Tokens) -> Evaluation:
+    """KL, perplexity and agreement of a variant with the original model over sequences that do not overlap.
+
+    Every position that predicts a token of its sequence counts, so ``length - 1`` a sequence. Perplexity is
+    exp(mean negative log-likelihood); its standard error follows from the one over sequences by the delta method.
+    """
+    begun = time.monotonic()
     sequences, length = tokens.ids.shape
     model: Any = loaded.model
     columns: dict[str, list[Tensor]] = {"kl": [], "before": [], "after": [], "same": []}

@@ -1,13 +1,26 @@
 """Number formats, one file a family; importing the package fills the registry."""
 
-from quant_core.formats import float8, integer, normal_float, unquantized
+from quant_core.formats import (
+    extreme,
+    float8,
+    gguf_k,
+    gguf_legacy,
+    gguf_nonlinear,
+    integer,
+    kmeans,
+    llm_int8,
+    microscaling,
+    nvfp4,
+    powers,
+    tables4,
+    unquantized,
+)
 from quant_core.formats.base import (
     FAMILIES,
     Codes,
     Family,
     Format,
     Grid,
-    fake_quantize,
     find,
     from_blocks,
     infos,
@@ -16,6 +29,7 @@ from quant_core.formats.base import (
     split,
     to_blocks,
 )
+from quant_core.formats.fused import fake_quantize
 
 __all__ = [
     "FAMILIES",
@@ -23,16 +37,25 @@ __all__ = [
     "Family",
     "Format",
     "Grid",
+    "extreme",
     "fake_quantize",
     "find",
     "float8",
     "from_blocks",
+    "gguf_k",
+    "gguf_legacy",
+    "gguf_nonlinear",
     "infos",
     "integer",
     "join",
-    "normal_float",
+    "kmeans",
+    "llm_int8",
+    "microscaling",
+    "nvfp4",
     "place",
+    "powers",
     "split",
+    "tables4",
     "to_blocks",
     "unquantized",
 ]

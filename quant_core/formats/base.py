@@ -69,6 +69,8 @@ class Format(ABC):
 
     independent = True
     """Whether a block's grid depends on that block alone, and not on the rest of the tensor."""
+    fused = False
+    """Whether fit, encode and decode are plain tensor arithmetic that ``quant_core.formats.fused`` can join."""
 
     def __init__(self, spec: FormatSpec) -> None:
         self.spec = spec
@@ -105,6 +107,16 @@ class Format(ABC):
     @abstractmethod
     def decode(self, codes: Tensor, grid: Grid, start: int = 0) -> Tensor:
         """Float32 values (blocks, k) of ``codes`` (blocks, k), which stand at ``start`` and on in their blocks."""
+
+    def nearest(self, values: Tensor, grid: Grid) -> Tensor:
+        """Float32 ``values`` (blocks, block size) after a round trip, decode(encode(values)).
+
+        A family may give the same values in fewer steps.
+        """
+        return self.decode(self.encode(values, grid), grid)
+
+    def prepare(self, device: torch.device) -> None:  # noqa: B027  # most families look nothing up
+        """Lay out what ``nearest`` looks up on ``device``; called once, before a kernel is compiled."""
 
     @abstractmethod
     def levels(self, grid: Grid, position: int = 0) -> Tensor:

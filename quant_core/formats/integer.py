@@ -9,6 +9,13 @@ Ranges and scales follow compressed-tensors' ``calculate_qparams``: codes are si
 and ``q = clamp(round(w / scale + z))``, halves to even. The scale is rounded to float16 *before* the codes are
 chosen, because float16 is what is stored; a zero point takes as many bits as a code.
 Jacob et al. 2018 (arXiv:1712.05877), equation 1.
+
+With a float zero point (``float``) the range is not widened and ``z = q_min - min / scale`` is stored as float16 as it
+is, so that the grid need not hold 0. That is HQQ's convention (Badri and Shaji 2023, "Half-Quadratic Quantization"; at
+4 bits HQQ itself rounds z): z counts steps, and the formula for w stays. torchao's ``ZeroPointDomain.FLOAT``, made for
+the tinygemm kernel, stores the weight ``-scale * z`` of code 0 instead; both describe the same grids, up to the
+rounding of what is stored. Far from 0 a step is at least 1/2048 of the largest magnitude, where float16 tells whole
+zero points apart (ours; HQQ has a least step of 1/20000).
 """
 
 from __future__ import annotations
@@ -16,16 +23,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quant_core.errors import FormatError
+from quant_core.formats._common import divided, half_scales
 from quant_core.formats.base import Format, Grid, register
 from quant_core.schema import FamilyInfo, FormatSpec
 
-_LARGEST = torch.finfo(torch.float16).max
-_SMALLEST = torch.finfo(torch.float16).tiny * 2.0**-10  # 2^-24, the smallest subnormal
+_FARTHEST = 2048.0
+"""How many steps 0 may lie from a grid that does not hold it: float16 holds every whole number up to here."""
 
 
 class IntegerFormat(Format):
     """Integers of ``bits`` bits; see the module's docstring for the arithmetic."""
+
+    fused = True
 
     def __init__(self, spec: FormatSpec, bits: int) -> None:
         super().__init__(spec)
@@ -33,25 +42,37 @@ class IntegerFormat(Format):
         self.low = -(2 ** (bits - 1))
         self.high = 2 ** (bits - 1) - 1
         self.symmetric = spec.symmetry == "sym"
+        self.float_zero = spec.symmetry == "float"
 
     def fit(self, blocks: Tensor, *, importance: Tensor | None = None, shrink: Tensor | None = None) -> Grid:
-        """Scales as float16 (blocks, 1), zero points as int8 (blocks, 1)."""
-        low = blocks.amin(dim=1, keepdim=True).clamp(max=0.0)
-        high = blocks.amax(dim=1, keepdim=True).clamp(min=0.0)
+        """Scales as float16 (blocks, 1); zero points (blocks, 1) as int8, or float16 for a float zero point.
+
+        ``shrink`` moves both ends of the range towards 0, or towards the value nearest to 0 if all have one sign and
+        the range need not hold 0.
+
+        Raises:
+            FormatError: The scale is beyond float16.
+        """
+        low, high = blocks.amin(dim=1, keepdim=True), blocks.amax(dim=1, keepdim=True)
+        centre = torch.zeros_like(low)
+        if self.float_zero:
+            centre = centre.clamp(low, high)
+        else:
+            low, high = low.clamp(max=0.0), high.clamp(min=0.0)
         if shrink is not None:
-            low, high = low * shrink, high * shrink
+            low, high = centre + (low - centre) * shrink, centre + (high - centre) * shrink
         steps = float(self.high - self.low)
-        span = torch.maximum(-low, high) * 2.0 if self.symmetric else high - low
-        if float(span.max()) / steps > _LARGEST:
-            raise FormatError(
-                f"The weight reaches {float(blocks.abs().max()):.3g}, beyond what a float16 scale can hold.",
-                "Keep this weight in its original format.",
-            )
-        scales = (span / steps).clamp(min=_SMALLEST).to(torch.float16)
+        reach = torch.maximum(-low, high)
+        span = reach * 2.0 if self.symmetric else high - low
+        if self.float_zero:
+            span = torch.maximum(span, reach * (steps / _FARTHEST))
+        scales = half_scales(divided(span, steps), blocks)
         if self.symmetric:
             return Grid(scales)
-        zero = (self.low - low / scales.float()).round_().clamp_(self.low, self.high)
-        return Grid(scales, zero.to(torch.int8))
+        zero = self.low - low / scales.float()
+        if self.float_zero:
+            return Grid(scales, zero.to(torch.float16))
+        return Grid(scales, zero.round_().clamp_(self.low, self.high).to(torch.int8))
 
     def encode(self, values: Tensor, grid: Grid, start: int = 0) -> Tensor:
         """Codes as int8."""
@@ -82,11 +103,12 @@ def _register(bits: int) -> None:
         FamilyInfo(
             name=f"int{bits}",
             title=f"INT{bits}",
-            help=f"{2**bits} evenly spaced values a block, with a 16-bit scale; asymmetric adds a zero point.",
+            help=f"{2**bits} evenly spaced values a block, with a 16-bit scale; asymmetric adds a zero point of "
+            f"{bits} bits, asymmetric with a float zero point one of 16.",
             source="Jacob et al. 2018, arXiv:1712.05877",
             granularities=("group", "channel", "tensor"),
-            group_sizes=(32, 64, 128),
-            symmetries=("asym", "sym"),
+            group_sizes=(32, 64, 128, 256),
+            symmetries=("asym", "sym", "float"),
             default="g{group}/asym",
             value_bits=bits,
             scale_bits=16,
@@ -98,5 +120,5 @@ def _register(bits: int) -> None:
     )
 
 
-for _bits in (2, 3, 4, 5, 6, 8):
+for _bits in range(2, 9):
     _register(_bits)

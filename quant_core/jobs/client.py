@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quant_core.jobs.process import LOG_NAME, reap, start_worker
-from quant_core.schema import Job, Request, Result, TokenEvent
+from quant_core.schema import Job, LossEvent, Request, Result, TokenEvent
 from quant_core.store import Store
 from quant_core.store.jobs import LOST
 from quant_core.store.keys import request_key
@@ -71,8 +71,12 @@ class Client:
         return self.submit(load_request(ticket.job.kind, ticket.request))
 
     def events(self, job_id: str, after: int = -1) -> list[TokenEvent]:
-        """What a job streamed behind position ``after`` (the first event has position 0)."""
-        return self.store.jobs.events(job_id, after)
+        """The tokens a job streamed behind position ``after`` (the first event has position 0)."""
+        return [event for event in self.store.jobs.events(job_id, after) if isinstance(event, TokenEvent)]
+
+    def losses(self, job_id: str, after: int = -1) -> list[LossEvent]:
+        """The losses a training streamed behind position ``after`` (the first event has position 0)."""
+        return [event for event in self.store.jobs.events(job_id, after) if isinstance(event, LossEvent)]
 
     def close(self) -> None:
         """Close the store; the worker goes on."""

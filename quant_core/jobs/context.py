@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from quant_core.schema import ModelRef, TokenEvent
+from quant_core.schema import Event, ModelRef
 
 if TYPE_CHECKING:
     from quant_core.models.loading import LoadedModel
@@ -14,7 +15,7 @@ class Context(Protocol):
     """Progress, cancel, streamed events and the warm model, for a job function ``(context, request) -> result``."""
 
     def progress(self, fraction: float, message: str = "") -> None:
-        """Report ``fraction`` (0..1) done.
+        """Report ``fraction`` (0..1) done; less than was reported before changes the message alone.
 
         Called only where the model is as it was loaded: waiting interactive requests are served in here, and a
         cancelled job leaves from here by ``Cancelled``.
@@ -23,8 +24,11 @@ class Context(Protocol):
     def check_cancelled(self) -> None:
         """Raise ``Cancelled`` if the user asked for it; may be called anywhere."""
 
-    def emit(self, event: TokenEvent) -> None:
+    def emit(self, event: Event) -> None:
         """Store an event for whoever watches the job."""
+
+    def folder(self) -> Path:
+        """The folder for arrays that outlive the job: weights it trained, a checkpoint, text the model wrote."""
 
     def loaded(self, ref: ModelRef, roots: tuple[str, ...], fingerprint: str = "") -> LoadedModel:
         """The model, kept warm between jobs; ``ModelError`` if it is no longer the one with ``fingerprint``."""

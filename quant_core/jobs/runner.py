@@ -12,12 +12,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quant_core.errors import Cancelled, QuantError
 from quant_core.jobs.process import LOG_NAME
 from quant_core.jobs.warm import WarmModel
-from quant_core.schema import Job, ModelRef, Request, TokenEvent
+from quant_core.schema import Event, Job, ModelRef, Request
 from quant_core.store import Store
 from quant_core.store.jobs import Ticket
 from quant_core.store.kinds import fingerprint_of, load_request, model_of
@@ -33,6 +34,9 @@ REPORT_SECONDS = 0.1
 """Progress is stored at most this often."""
 SERVE_SECONDS = 0.05
 """A long job looks for waiting interactive ones at most this often."""
+
+ARRAYS = "arrays"
+"""Folder under the home folder for what is no row of the store."""
 
 STOPPED = ("The worker was stopped while this job ran.", "Start it again.")
 NO_MEMORY = (
@@ -123,10 +127,14 @@ class RunContext:
         self._events = 0
         self._begun = False
         self._reported = 0.0
+        self._fraction = 0.0
         self._served = 0.0
 
     def progress(self, fraction: float, message: str = "") -> None:
-        """Report ``fraction`` (0..1) done; a long job serves waiting interactive ones here."""
+        """Report ``fraction`` (0..1) done; a long job serves waiting interactive ones here.
+
+        What is reported never goes back: a step that knows only itself reports 0.
+        """
         self.check_cancelled()
         if not self._begun:
             self._begun = True
@@ -134,7 +142,8 @@ class RunContext:
         now = time.monotonic()
         if now - self._reported >= REPORT_SECONDS:
             self._reported = now
-            self._runner.store.jobs.report(self._job.id, min(max(fraction, 0.0), 1.0), message)
+            self._fraction = max(self._fraction, min(fraction, 1.0))
+            self._runner.store.jobs.report(self._job.id, self._fraction, message)
         if not self._nested and now - self._served >= SERVE_SECONDS:
             self._runner.serve_waiting()
             self._served = time.monotonic()
@@ -147,10 +156,16 @@ class RunContext:
         if self._runner.stopping:
             raise Stopped(*STOPPED)
 
-    def emit(self, event: TokenEvent) -> None:
+    def emit(self, event: Event) -> None:
         """Store an event for whoever watches the job."""
         self._runner.store.jobs.emit(self._job.id, self._events, event)
         self._events += 1
+
+    def folder(self) -> Path:
+        """The folder for arrays, made when it is first asked for."""
+        folder = self._runner.store.home / ARRAYS
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def loaded(self, ref: ModelRef, roots: tuple[str, ...], fingerprint: str = "") -> LoadedModel:
         """The model, from memory if it is there; ``ModelError`` if it is no longer the one with ``fingerprint``."""

@@ -18,12 +18,13 @@ from quant_core.errors import FormatError
 from quant_core.formats import Codes, Format, fake_quantize, find, from_blocks, join, split, to_blocks
 from quant_core.jobs.context import Context
 from quant_core.methods import rounding
+from quant_core.methods.trained import Trained, find_trained
 from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
 from quant_core.models.memory import free_memory
 from quant_core.models.patch import Weights, swap
 from quant_core.registry import unknown_name
-from quant_core.schema import ORIGINAL, Calibration, Unit
+from quant_core.schema import ORIGINAL, Calibration, Setup, Unit
 
 _SHARE = 0.25
 """Share of the free memory that statistics may take."""
@@ -47,12 +48,20 @@ class Rounder:
         context: For progress, cancel, and text that the model writes itself.
         loaded: The model.
         calibration: The text that methods learn from, or its tokens.
+        trained: A training whose codes are taken for the units it covers.
     """
 
-    def __init__(self, context: Context, loaded: LoadedModel, calibration: Calibration | Tokens) -> None:
+    def __init__(
+        self,
+        context: Context,
+        loaded: LoadedModel,
+        calibration: Calibration | Tokens,
+        trained: Trained | None = None,
+    ) -> None:
         self._context = context
         self._loaded = loaded
         self._calibration = calibration
+        self._trained = trained
         self._inputs: dict[str, Inputs] = {}
         self._gradients = False
         self.notes: dict[str, str] = {}
@@ -71,7 +80,7 @@ class Rounder:
     def matrix(self, slot: Slot, name: str) -> Tensor:
         """A unit's matrix (rows, columns) after rounding to the format of full ``name``; errors name the unit."""
         form = find(name)
-        if not form.spec.method:
+        if not form.spec.method and self._trained is None:
             return _named(slot.unit, lambda: fake_quantize(form, slot.matrix()))
         return self.quantize(slot, form).matrix
 
@@ -81,8 +90,13 @@ class Rounder:
 
     def _quantize(self, slot: Slot, form: Format) -> Quantized:
         matrix = slot.matrix()
-        dense, mask = split(form, matrix)
-        codes = self._codes(slot, form, dense.float())
+        if self._trained is not None and self._trained.covers(slot.unit.name, form):
+            codes, mask = self._trained.read(slot.unit.name, matrix.device)
+        else:
+            if self._trained is not None:
+                self.notes[f"{slot.unit.name}: {form.name}"] = "was not trained in this format"
+            dense, mask = split(form, matrix)
+            codes = self._codes(slot, form, dense.float())
         values = from_blocks(form.dequantize(codes), form, *matrix.shape)
         return Quantized(form, codes, mask, join(values, matrix, mask))
 
@@ -95,7 +109,7 @@ class Rounder:
             raise FormatError(f"{method.info.title} cannot round to {form.spec.family}.", reason)
         inputs = self.inputs(slot, "gradients" in method.info.needs) if method.info.needs else None
         if inputs is not None and (
-            not inputs.rows or ("gradients" in method.info.needs and inputs.gradient is None)
+            not inputs.rows or ("gradients" in method.info.needs and inputs.fisher is None)
         ):
             why = "saw no calibration token" if slot.unit.kind == "expert" else "multiplies no input"
             self.notes[f"{slot.unit.name}: {form.name}"] = f"{why}; rounded to nearest instead"
@@ -109,16 +123,21 @@ class Rounder:
         """What entered a unit over the calibration text; read anew for it and those behind it if it is not kept."""
         name = slot.unit.name
         if name not in self._inputs or (gradients and not self._gradients):
-            if isinstance(self._calibration, Calibration):
-                text, tokens, length = (
-                    self._calibration.text, self._calibration.tokens, self._calibration.sequence
-                )  # fmt: skip
-                self._calibration = tokenize(self._context, self._loaded, text, tokens, length)
+            tokens = self.tokens()
             self._inputs.clear()
             self._gradients = gradients
             chunk = self._chunk(slot)
-            self._inputs = collect(self._context, self._loaded, self._calibration, chunk, gradients=gradients)
+            self._inputs = collect(self._context, self._loaded, tokens, chunk, gradients=gradients)
         return self._inputs[name]
+
+    def tokens(self) -> Tokens:
+        """The calibration text as tokens."""
+        if isinstance(self._calibration, Calibration):
+            asked = self._calibration
+            self._calibration = tokenize(
+                self._context, self._loaded, asked.text, asked.tokens, asked.sequence
+            )
+        return self._calibration
 
     def _chunk(self, first: Slot) -> list[Slot]:
         """``first`` and the units behind it whose statistics fit into memory together."""
@@ -129,11 +148,19 @@ class Rounder:
         for slot in slots[place:]:
             if slot.unit.kind == "embedding" and slot is not first:
                 continue
-            room -= 4 * slot.unit.columns * (slot.unit.columns + SAMPLES)
+            fisher = slot.unit.rows if self._gradients else 0
+            room -= 4 * slot.unit.columns * (slot.unit.columns + SAMPLES + fisher)
             if chunk and room < 0:
                 break
             chunk.append(slot)
         return chunk
+
+
+def rounder_for(context: Context, loaded: LoadedModel, setup: Setup) -> Rounder:
+    """The rounder of a model that has gone through the rewrites of ``setup``, with its training if it names one."""
+    key = setup.trained
+    kept = find_trained(context.folder(), key, loaded.info.fingerprint, setup.transforms) if key else None
+    return Rounder(context, loaded, setup.calibration, kept)
 
 
 T = TypeVar("T")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
 from quant_core.jobs.context import Context
-from quant_core.methods.rounder import Rounder
+from quant_core.methods.activations import input_roundings
+from quant_core.methods.kv_cache import cache_rounding, check_cache
+from quant_core.methods.rewrite import for_copy, rewritten
+from quant_core.methods.rounder import Rounder, rounder_for
 from quant_core.models.loading import LoadedModel
-from quant_core.models.patch import Weights, patched
-from quant_core.schema import Setup
+from quant_core.models.patch import (
+    CacheRounding,
+    InputRounding,
+    Weights,
+    patched,
+    rounded_cache,
+    rounded_inputs,
+)
+from quant_core.schema import ORIGINAL, Setup, replace
 
 
 @dataclass(frozen=True)
@@ -24,11 +34,19 @@ class Variant:
     weights: Weights
     notes: tuple[str, ...]
     """What the user should know of how it was made, a sentence each."""
+    inputs: Mapping[str, InputRounding] = field(default_factory=dict)
+    """What is done to the inputs of a unit, by its name."""
+    cache: CacheRounding | None = None
+    """What is done to keys and values."""
 
     @contextmanager
     def active(self) -> Iterator[PreTrainedModel]:
         """The model, computing as the recipe says."""
-        with patched(self.weights):
+        with ExitStack() as stack:
+            stack.enter_context(patched(self.weights))
+            stack.enter_context(rounded_inputs(self.loaded.graph, self.inputs))
+            if self.cache is not None:
+                stack.enter_context(rounded_cache(self.loaded.model, self.cache))
             yield self.loaded.model
 
 
@@ -36,6 +54,34 @@ def make_variant(
     context: Context, loaded: LoadedModel, assignment: Mapping[str, str], setup: Setup
 ) -> Variant:
     """Round every named unit to its format, by full name, and do the rest that ``setup`` says."""
-    rounder = Rounder(context, loaded, setup.calibration)
+    made = rewritten(context, loaded, setup.transforms, assignment, setup.calibration)
+    return _round(context, made, for_copy(assignment, loaded, made), setup)
+
+
+def _round(context: Context, loaded: LoadedModel, assignment: Mapping[str, str], setup: Setup) -> Variant:
+    """The variant of a model that is rewritten already."""
+    rounder = rounder_for(context, loaded, setup)
+    units = [name for name, form in assignment.items() if form != ORIGINAL]
+    around = surround(context, loaded, units, setup, rounder)
     weights = rounder.weights(assignment)
-    return Variant(loaded, weights, tuple(f"{where}: {note}." for where, note in rounder.notes.items()))
+    notes = (f"{where}: {note}." for where, note in rounder.notes.items())
+    return replace(around, weights=weights, notes=(*notes, *around.notes))
+
+
+def surround(
+    context: Context, loaded: LoadedModel, units: Sequence[str], setup: Setup, rounder: Rounder
+) -> Variant:
+    """All that ``setup`` does to a model that is rewritten already, but for rounding its weights.
+
+    Args:
+        context: For progress, cancel, and text that the model writes itself.
+        loaded: The model.
+        units: Those whose inputs are rounded.
+        setup: What is done.
+        rounder: Gives the text that the rounding of inputs learns from.
+    """
+    cache = cache_rounding(setup.kv_cache) if setup.kv_cache else None
+    inputs, unseen = input_roundings(context, loaded, setup.activations, units, rounder.tokens)
+    notes = ["" if cache is None else check_cache(loaded, cache)]
+    notes += [f"{where}: {note}." for where, note in unseen.items()]
+    return Variant(loaded, {}, tuple(filter(None, notes)), inputs, cache)

@@ -69,16 +69,27 @@ def is_experts(module: nn.Module) -> bool:
 
 
 ExpertVisit = Callable[[Slot, Tensor, Tensor, Tensor], None]
+ExpertEnter = Callable[[Slot, Tensor], Tensor]
 
 
-def experts_forward(site: Site, visit: ExpertVisit) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def experts_forward(
+    site: Site, visit: ExpertVisit | None = None, enter: ExpertEnter | None = None
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """A forward for an experts module, as transformers' eager one, that shows every product it computes.
 
     ``visit(slot, x, y, token)`` gets inputs x (n, inputs), outputs y (n, outputs), and which of the flattened tokens
-    each row belongs to (n,).
+    each row belongs to (n,); ``enter(slot, x)`` returns what is multiplied instead of x.
     """
     module: Any = site.module
     slots = {(slot.parameter is module.down_proj, slot.expert): slot for slot in site.slots}
+
+    def product(down: bool, expert: int, x: Tensor, token: Tensor) -> Tensor:
+        slot = slots[down, expert]
+        x = x if enter is None else enter(slot, x)
+        y = nn.functional.linear(x, (module.down_proj if down else module.gate_up_proj)[expert])
+        if visit is not None:
+            visit(slot, x, y, token)
+        return y
 
     def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         result = torch.zeros_like(hidden_states)
@@ -86,13 +97,8 @@ def experts_forward(site: Site, visit: ExpertVisit) -> Callable[[Tensor, Tensor,
             if expert >= module.gate_up_proj.shape[0]:
                 continue
             token, choice = torch.where(top_k_index == expert)
-            x = hidden_states[token]
-            both = nn.functional.linear(x, module.gate_up_proj[expert])
-            visit(slots[False, expert], x, both, token)
-            gate, up = both.chunk(2, dim=-1)
-            inner = module.act_fn(gate) * up
-            out = nn.functional.linear(inner, module.down_proj[expert])
-            visit(slots[True, expert], inner, out, token)
+            gate, up = product(False, expert, hidden_states[token], token).chunk(2, dim=-1)
+            out = product(True, expert, module.act_fn(gate) * up, token)
             out = out * top_k_weights[token, choice, None]
             result = result.index_add(0, token, out.to(result.dtype))
         return result

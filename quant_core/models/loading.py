@@ -24,6 +24,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
 )
 
+from quant_core import costs
 from quant_core.errors import ModelError
 from quant_core.models.graph import Graph, build_graph
 from quant_core.models.memory import free_memory
@@ -238,7 +239,7 @@ def _describe(
     total = other + sum(unit.parameters for unit in units)
     notes = []
     if any(unit.tied for unit in units):
-        notes.append("The embedding and the head share one weight, counted once.")
+        notes.append(costs.TIED)
     routed = sum(unit.kind == "expert" for unit in units)
     if routed:
         notes.append(f"{routed} expert weights are kept in 3-D parameters; each expert is its own unit.")

@@ -1,22 +1,35 @@
-"""The one place that changes a model: swap weights for a while and always put the original ones back.
+"""The one place that changes a model: swap weights, round what enters layers and the KV cache, and always undo it.
 
-New values are prepared as separate tensors, and entering or leaving ``patched`` only exchanges the parameters'
-storage. The original storage is never written to, so leaving restores it exactly, whatever happened inside.
+New weights are prepared as separate tensors, and entering or leaving ``patched`` only exchanges the parameters'
+storage. The original storage is never written to, so leaving restores it exactly, whatever happened inside. Inputs
+are rounded by hooks (``rounded_inputs``), keys and values on their way into transformers' attention function
+(``rounded_cache``); both are gone when their block is left. Weights that carry gradients stand in for one call
+(``compute_with``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from quant_core.errors import QuantError
+from quant_core.errors import ModelError, QuantError
 from quant_core.models.graph import Graph
+from quant_core.models.layers import Site, Slot, experts_forward
 from quant_core.registry import unknown_name
 
 Weights = dict[nn.Parameter, Tensor]
+InputRounding = Callable[[Tensor], Tensor]
+"""From a unit's inputs (tokens, columns) to what is multiplied instead, in the same shape and dtype."""
+CacheRounding = Callable[[Tensor], Tensor]
+"""From keys or values (batch, heads, tokens, head_dim) to what attention sees, in the same shape and dtype."""
 
 
 def swap(graph: Graph, matrices: Mapping[str, Tensor]) -> Weights:
@@ -52,3 +65,76 @@ def patched(weights: Weights) -> Iterator[None]:
     finally:
         for parameter, data in kept.items():
             parameter.data = data
+
+
+def compute_with(
+    model: nn.Module, weights: Mapping[nn.Parameter, Tensor], *inputs: Tensor, **options: Any
+) -> Any:
+    """What ``model`` answers with other tensors in the place of some parameters; gradients reach those tensors."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    stand_ins = {names[id(parameter)]: weight for parameter, weight in weights.items()}
+    return functional_call(model, stand_ins, inputs, options)
+
+
+@contextmanager
+def rounded_inputs(graph: Graph, roundings: Mapping[str, InputRounding]) -> Iterator[None]:
+    """Round what enters the named units inside the block; an embedding's lookups have no inputs to round."""
+    with ExitStack() as stack:
+        for site in graph.sites:
+            if site.kind == "lookup" or not any(slot.unit.name in roundings for slot in site.slots):
+                continue
+            if site.kind == "experts":
+                stack.enter_context(_rounded_experts(site, roundings))
+            else:
+                hook = partial(_enter, roundings[site.slots[0].unit.name])
+                stack.callback(site.module.register_forward_pre_hook(hook).remove)
+        yield
+
+
+def _enter(rounding: InputRounding, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    inputs, *rest = args
+    return (rounding(inputs.flatten(0, -2)).view(inputs.shape), *rest)
+
+
+@contextmanager
+def _rounded_experts(site: Site, roundings: Mapping[str, InputRounding]) -> Iterator[None]:
+    def enter(slot: Slot, inputs: Tensor) -> Tensor:
+        rounding = roundings.get(slot.unit.name)
+        return inputs if rounding is None else rounding(inputs)
+
+    module: Any = site.module
+    module.forward = experts_forward(site, enter=enter)
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+@contextmanager
+def rounded_cache(model: Any, rounding: CacheRounding) -> Iterator[None]:
+    """Round keys and values as they enter an attention inside the block.
+
+    The cache itself keeps them as they are, and every step rounds a token's anew to the same values, so that what
+    attention sees is what a cache of rounded values would hold, provided ``rounding`` treats tokens one by one.
+    """
+    name = model.config._attn_implementation
+    before = ALL_ATTENTION_FUNCTIONS.get(name)
+
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any
+    ) -> Any:
+        function = before or getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        if function is None:
+            raise ModelError(
+                f"The keys and values of {type(module).__name__} cannot be rounded.",
+                "Leave the KV cache as it is.",
+            )
+        return function(module, query, rounding(key), rounding(value), *rest, **options)
+
+    ALL_ATTENTION_FUNCTIONS[name] = attend
+    try:
+        yield
+    finally:
+        del ALL_ATTENTION_FUNCTIONS[name]
+        if before is not None and ALL_ATTENTION_FUNCTIONS.get(name) is not before:
+            ALL_ATTENTION_FUNCTIONS[name] = before  # it was a local one

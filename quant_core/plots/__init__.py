@@ -14,6 +14,7 @@ from quant_core.plots.agreement import (
 )
 from quant_core.plots.bands import RecipeBands, draw_recipe_bands, recipe_bands
 from quant_core.plots.grid import all_clicked, block_grid, clicked, short_name
+from quant_core.plots.losses import LossCurve, draw_loss_curve, joined_losses, loss_curve
 from quant_core.plots.measured import KlComparison, draw_kl_comparison, kl_comparison
 from quant_core.plots.palette import Palette
 from quant_core.plots.pareto import Front, Mark, draw_pareto_front, mark, pareto_front
@@ -40,6 +41,7 @@ __all__ = [
     "FormatProfile",
     "Front",
     "KlComparison",
+    "LossCurve",
     "Mark",
     "Palette",
     "Ranking",
@@ -54,6 +56,7 @@ __all__ = [
     "draw_error_histogram",
     "draw_format_profile",
     "draw_kl_comparison",
+    "draw_loss_curve",
     "draw_pareto_front",
     "draw_ranking",
     "draw_recipe_bands",
@@ -63,7 +66,9 @@ __all__ = [
     "draw_weight_histogram",
     "format_map",
     "format_profile",
+    "joined_losses",
     "kl_comparison",
+    "loss_curve",
     "mark",
     "memory",
     "number",

@@ -1,7 +1,8 @@
-"""A recipe at a glance: block by role, coloured by format from few bits to many."""
+"""A recipe at a glance: block by role, coloured by format from few bits to many, marked by rounding method."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -10,9 +11,12 @@ import plotly.graph_objects as go
 from quant_core.plots._common import add_legend, empty_figure, frame, hover, number, quantity
 from quant_core.plots.grid import CellGrid, add_cell_texts, add_overlay, block_grid, grid_height
 from quant_core.plots.palette import Palette, readable_on
-from quant_core.schema import ORIGINAL, ModelInfo
+from quant_core.schema import ModelInfo
 
 Names = tuple[tuple[str, ...], ...]
+
+MARKS = ("triangle-up", "diamond", "star", "cross", "x", "hexagon", "bowtie", "hourglass")
+"""Symbols of rounding methods, in the order in which a recipe's formats name them; then they begin anew."""
 
 
 class RecipeBands(NamedTuple):
@@ -27,6 +31,19 @@ class RecipeBands(NamedTuple):
     pinned: frozenset[str]
     score: Mapping[str, float]
     """Predicted KL of each unit in its format, where known."""
+
+    @property
+    def forms(self) -> dict[str, float]:
+        """The formats without their rounding methods, each with its bits: what colours stand for."""
+        found: dict[str, float] = {}
+        for name, bits in zip(self.formats, self.bits, strict=True):
+            found.setdefault(name.partition("@")[0], bits)
+        return found
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The rounding methods of the formats: what marks stand for."""
+        return tuple(dict.fromkeys(name.partition("@")[2] for name in self.formats if "@" in name))
 
 
 def recipe_bands(
@@ -59,20 +76,30 @@ def recipe_bands(
     )
 
 
-def draw_recipe_bands(data: RecipeBands, palette: Palette, selected: Collection[str] = ()) -> go.Figure:
-    """One colour a format; a rimmed dot marks a pin; clicks and boxes return units as ``customdata``."""
+def draw_recipe_bands(
+    data: RecipeBands,
+    palette: Palette,
+    selected: Collection[str] = (),
+    titles: Mapping[str, str] | None = None,
+) -> go.Figure:
+    """One colour a format, one mark a rounding method; a rimmed dot marks a pin.
+
+    Clicks and boxes return units as ``customdata``. ``titles`` says what a format or a method is called in the legend.
+    """
     title = "Format of every layer"
     if not data.formats:
         return empty_figure(palette, title, "No layer has a format yet: choose a budget first.")
-    colours = palette.ramp(len(data.formats))
-    index = {name: place for place, name in enumerate(data.formats)}
+    forms, called = data.forms, titles or {}
+    colours = palette.ramp(len(forms))
+    index = {name: place for place, name in enumerate(forms)}
+    places = [[index[name.partition("@")[0]] if name else None for name in row] for row in data.assigned]
     figure = frame(palette, title, grid_height(len(data.grid.rows)) + 20)
     add_legend(figure)
     last = max(len(colours) - 1, 1)
     scale = [[place / last, colour] for place, colour in enumerate(colours)]
     figure.add_trace(
         go.Heatmap(
-            z=[[index[name] if name else None for name in row] for row in data.assigned],
+            z=places,
             zmin=0,
             zmax=last,
             colorscale=scale if len(scale) > 1 else [[0, colours[0]], [1, colours[0]]],
@@ -83,30 +110,61 @@ def draw_recipe_bands(data: RecipeBands, palette: Palette, selected: Collection[
             ygap=1,
         )
     )
-    for name, bits, colour in zip(data.formats, data.bits, colours, strict=True):
-        figure.add_trace(
-            go.Scatter(
-                x=[None],
-                y=[None],
-                name=f"{name} ({bits:,.2f} bits)",
-                mode="markers",
-                marker={"size": 12, "symbol": "square", "color": colour},
-            )
-        )
+    for (name, bits), colour in zip(forms.items(), colours, strict=True):
+        _add_key(figure, f"{called.get(name, name)} ({bits:,.2f} bits)", "square", 12, colour)
+    fills = tuple(tuple("" if place is None else colours[place] for place in row) for row in places)
+    _add_methods(figure, data, palette, fills, called)
     _add_pins(figure, data, palette)
     texts = tuple(tuple(short_format(name) for name in row) for row in data.assigned)
-    fills = tuple(tuple(colours[index[name]] if name else "" for name in row) for row in data.assigned)
     add_cell_texts(figure, data.grid, texts, fills)
     add_overlay(figure, data.grid, _hovers(data), palette, selected)
     return figure
 
 
+def _add_key(figure: go.Figure, name: str, symbol: str, size: int, colour: str) -> None:
+    """An entry of the legend."""
+    marker = {"size": size, "symbol": symbol, "color": colour}
+    figure.add_trace(go.Scatter(x=[None], y=[None], name=name, mode="markers", marker=marker))
+
+
+def _add_methods(
+    figure: go.Figure, data: RecipeBands, palette: Palette, fills: Names, called: Mapping[str, str]
+) -> None:
+    """A small mark in the lower left corner of each cell that a method rounds."""
+    for number_, method in enumerate(data.methods):
+        symbol = MARKS[number_ % len(MARKS)]
+        cells = [
+            (row, column)
+            for row, names in enumerate(data.assigned)
+            for column, name in enumerate(names)
+            if name.partition("@")[2] == method
+        ]
+        _add_key(figure, called.get(method, method), symbol, 8, palette.text)
+        figure.add_trace(
+            go.Scatter(
+                x=[column - 0.36 for _, column in cells],
+                y=[row + 0.28 for row, _ in cells],
+                mode="markers",
+                showlegend=False,
+                marker={
+                    "size": 7,
+                    "symbol": symbol,
+                    "color": [readable_on(fills[row][column]) for row, column in cells],
+                },
+                hoverinfo="skip",
+            )
+        )
+
+
 def short_format(name: str) -> str:
-    """What fits into a cell: ``4`` for an integer format, ``fp8``, ``nf4``, ``16`` being ``orig``."""
-    family = name.partition("/")[0]
-    if name == ORIGINAL:
-        return "orig"
-    return family.removeprefix("int").partition("_")[0] if family else ""
+    """What fits into a cell, four letters at most: ``4`` for an integer format, ``q4_k``, ``fp8``, ``km3``."""
+    family = name.partition("@")[0].partition("/")[0].removeprefix("int")
+    if len(family) > 4:
+        family = family.partition("_")[0]
+    if len(family) > 4:
+        digits = re.sub(r"\D", "", family)[-2:]
+        family = family[:2] + digits if digits else family[:4]
+    return family
 
 
 def _add_pins(figure: go.Figure, data: RecipeBands, palette: Palette) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from quant_core.plots._common import (
     positive_range,
 )
 from quant_core.plots.palette import Palette
+from quant_core.plots.sensitivity import short_formats
 from quant_core.schema import Evaluation, ParetoPoint, Solution
 
 SizeAxis = Literal["bits", "bytes"]
@@ -27,6 +29,10 @@ MarkKind = Literal["current", "edited", "uniform", "measured"]
 
 AXES: dict[SizeAxis, str] = {"bits": "Average bits a decided weight", "bytes": "All weights (MB)"}
 MEGABYTE = 1_000_000
+MANY_MARKS = 9
+"""Up to so many uniform formats are all labelled; of more, only the best."""
+_SPACING = 0.08
+"""Share of the sizes' span between two labels where there are many."""
 
 
 class Mark(NamedTuple):
@@ -131,6 +137,10 @@ def draw_pareto_front(data: Front, palette: Palette, pinned: bool = False) -> go
     for kind in kinds:
         _add_marks(figure, data, kind, low / 2, palette)
     figure.update_xaxes(**axis(palette, AXES[data.size_axis], tickformat=",~g"))
+    if sum(item.kind == "uniform" for item in data.marks) > MANY_MARKS:  # their labels stand to the left
+        low_size, high_size = min((*data.sizes, *data.mark_sizes)), max((*data.sizes, *data.mark_sizes))
+        room = high_size - low_size
+        figure.update_xaxes(range=[low_size - 0.16 * room, high_size + 0.04 * room])
     span = positive_range((*data.kl, *(interval(item.kl, item.stderr)[1] for item in data.marks), low))
     figure.update_yaxes(**log_axis(palette, "KL to the original (nats/token)", *span))
     figure.update_layout(hovermode="closest")
@@ -151,8 +161,8 @@ def _add_marks(figure: go.Figure, data: Front, kind: MarkKind, floor: float, pal
             y=[item.kl for item, _ in chosen],
             name=style.name,
             mode="markers+text" if labelled else "markers",
-            text=[item.label.partition("/")[0].partition("_")[0] if labelled else "" for item, _ in chosen],
-            textposition=_label_places([size for _, size in chosen]),
+            text=_labels([item for item, _ in chosen]) if labelled else [""] * len(chosen),
+            textposition="bottom left" if len(chosen) > MANY_MARKS else _label_places([size for _, size in chosen]),
             textfont={"size": 12, "color": palette.muted},
             cliponaxis=False,
             marker={
@@ -166,6 +176,23 @@ def _add_marks(figure: go.Figure, data: Front, kind: MarkKind, floor: float, pal
             hovertemplate="%{customdata[0]}<extra></extra>",
         )
     )  # fmt: skip
+
+
+def _labels(items: Sequence[Mark]) -> list[str]:
+    """What tells the marks apart; where there are many, the families of those that no other beats in size and KL."""
+    texts = short_formats(tuple(item.label for item in items))
+    if len(items) <= MANY_MARKS:
+        return list(texts)
+    order = sorted(range(len(items)), key=lambda place: (items[place].average_bits, items[place].kl))
+    room = _SPACING * (items[order[-1]].average_bits - items[order[0]].average_bits)
+    found, least, last = [""] * len(items), float("inf"), float("-inf")
+    for place in order:
+        mark_ = items[place]
+        if mark_.kl < least:
+            least = mark_.kl
+            if mark_.average_bits >= last + room:
+                found[place], last = re.sub("[/@].*", "", mark_.label), mark_.average_bits
+    return found
 
 
 def _label_places(sizes: Sequence[float]) -> list[str]:

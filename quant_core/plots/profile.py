@@ -23,6 +23,9 @@ from quant_core.plots.palette import Palette
 from quant_core.plots.sensitivity import short_formats, stderr_of
 from quant_core.schema import ModelInfo, ScoreName, ScoreTable
 
+MANY = 10
+"""From how many formats on a label takes one line."""
+
 
 class FormatProfile(NamedTuple):
     """One unit in every format: score against stored bits a weight, in order of bits."""
@@ -64,7 +67,8 @@ def draw_format_profile(data: FormatProfile, palette: Palette) -> go.Figure:
     text = SCORES[data.score]
     low, _ = positive_range(data.values)
     ends = [interval(value, error) for value, error in zip(data.values, data.stderr, strict=True)]
-    figure = frame(palette, title, 120 + 38 * len(data.formats))
+    many = len(data.formats) > MANY
+    figure = frame(palette, title, 120 + (24 if many else 38) * len(data.formats))
     figure.add_trace(
         go.Scatter(
             x=[max(value, low) for value in data.values],
@@ -84,7 +88,7 @@ def draw_format_profile(data: FormatProfile, palette: Palette) -> go.Figure:
     span = interval_range(data.values, [end[0] for end in ends], [end[1] for end in ends])
     figure.update_xaxes(**log_axis(palette, text.unit or "share", *span, most=4, fixedrange=True))
     labels = [
-        f"{name}<br>{bits:,.2f} bits"
+        f"{name} · {bits:,.2f}" if many else f"{name}<br>{bits:,.2f} bits"
         for name, bits in zip(short_formats(data.formats), data.bits, strict=True)
     ]
     figure.update_yaxes(

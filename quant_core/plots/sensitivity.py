@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from typing import NamedTuple
 
 import plotly.graph_objects as go
@@ -93,29 +95,41 @@ def score_map(
 
 
 def short_formats(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The families alone where that tells the formats apart, else the full names."""
-    families = tuple(name.partition("/")[0] for name in names)
-    return families if len(set(families)) == len(names) else names
+    """Each name cut to what tells it apart from the others: its family, family and method, or all of it."""
+    levels = [
+        tuple(name.partition("@")[0].partition("/")[0] for name in names),
+        tuple(re.sub("/[^@]*", "", name) for name in names),
+    ]
+    counts = [Counter(level) for level in levels]
+    return tuple(
+        next(
+            (level[place] for level, count in zip(levels, counts, strict=True) if count[level[place]] == 1),
+            name,
+        )
+        for place, name in enumerate(names)
+    )
 
 
 def format_map(model: ModelInfo, table: ScoreTable, score: ScoreName = "fisher") -> ScoreMap:
-    """Layer by format: a row a unit in the model's order, a column a format in the table's."""
+    """Layer by format: a row a unit in the model's order, a column a format, by rising stored bits."""
     known = set(table.units)
+    sizes = [sum(row[column] for row in table.storage_bits) for column in range(len(table.formats))]
+    formats = tuple(name for _, name in sorted(zip(sizes, table.formats, strict=True)))
     units = [unit for unit in model.units if unit.name in known]
     grid = CellGrid(
         rows=tuple(short_name(unit) for unit in units),
-        columns=short_formats(table.formats),
-        units=tuple((unit.name,) * len(table.formats) for unit in units),
+        columns=short_formats(formats),
+        units=tuple((unit.name,) * len(formats) for unit in units),
         row_title="",
         column_title="Format",
     )
-    columns = [score_column(table, name, score) for name in table.formats]
-    errors = [stderr_column(table, name, score) for name in table.formats]
+    columns = [score_column(table, name, score) for name in formats]
+    errors = [stderr_column(table, name, score) for name in formats]
     low, high = positive_range(value for column in columns for value in column.values())
     return ScoreMap(
         title=f"{SCORES[score].title} by layer and format",
         grid=grid,
-        formats=tuple(table.formats for _ in units),
+        formats=tuple(formats for _ in units),
         score=score,
         values=tuple(tuple(column.get(unit.name) for column in columns) for unit in units),
         stderr=tuple(tuple(column.get(unit.name) for column in errors) for unit in units),

@@ -1,8 +1,19 @@
 """Recipes as data: made from a solution, written as JSON or YAML, read back with every doubt spelled out."""
 
 from quant_core.recipes.files import from_text, to_text
+from quant_core.recipes.gguf_mixes import MIXES, gguf_mix, stored_bits
 from quant_core.recipes.make import make_recipe
 from quant_core.recipes.parameters import format_parameters
 from quant_core.recipes.presets import first_and_last_at, uniform
 
-__all__ = ["first_and_last_at", "format_parameters", "from_text", "make_recipe", "to_text", "uniform"]
+__all__ = [
+    "MIXES",
+    "first_and_last_at",
+    "format_parameters",
+    "from_text",
+    "gguf_mix",
+    "make_recipe",
+    "stored_bits",
+    "to_text",
+    "uniform",
+]

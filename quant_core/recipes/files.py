@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -45,6 +45,7 @@ def from_text(
     info: ModelInfo,
     families: Mapping[str, FamilyInfo],
     methods: Mapping[str, MethodInfo],
+    rewritten: Callable[[ModelInfo, Sequence[str]], ModelInfo] = lambda info, _: info,
 ) -> Recipe:
     """The recipe in a file's text, JSON or YAML.
 
@@ -53,6 +54,7 @@ def from_text(
         info: The model that is open, which the recipe must have been made for.
         families: The known families of number formats.
         methods: The known rounding methods.
+        rewritten: Gives the model as the transforms of a setup leave it.
 
     Raises:
         RecipeError: The file is malformed, of another version or model, or contradicts itself.
@@ -68,6 +70,7 @@ def from_text(
     odd = _difference(data, schema.dump(recipe), "")
     if odd:
         raise RecipeError(f"The recipe's field {odd!r} has a value of the wrong kind.", EDIT)
+    info = rewritten(info, recipe.setup.transforms)
     _check_units(recipe, info, families, methods)
     _check_sizes(recipe, info)
     return recipe

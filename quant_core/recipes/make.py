@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from quant_core.schema import (
     Recipe,
     RecipeEntry,
     ScoreTable,
+    Setup,
     Solution,
 )
 
@@ -37,6 +39,7 @@ def make_recipe(
     budget: Budget | None = None,
     pins: Mapping[str, str] | None = None,
     measured: Evaluation | None = None,
+    setup: Setup | None = None,
 ) -> Recipe:
     """A solution as a recipe that lists every weight of the model, undecided ones as ``original``.
 
@@ -48,6 +51,7 @@ def make_recipe(
         budget: What was asked for, if anything.
         pins: Which units were not free, by name or pattern.
         measured: The recipe measured against the original, if it was.
+        setup: What is done beside the weights' formats; nothing by default.
 
     Raises:
         RecipeError: The solution names a weight or a format that the model or the table lacks.
@@ -87,7 +91,16 @@ def make_recipe(
         pins=dict(pins or {}),
         measured=measured,
         libraries=library_versions(),
+        setup=without_text(setup or Setup()),
     )
+
+
+def without_text(setup: Setup) -> Setup:
+    """A setup whose calibration text is named but not held, where it is the user's own: recipes are handed on."""
+    text = setup.calibration.text
+    if text.kind != "inline":
+        return setup
+    return replace(setup, calibration=replace(setup.calibration, text=replace(text, value="")))
 
 
 def public_name(source: str) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from quant_core.calibration.text import tokenize
 from quant_core.formats import find
 from quant_core.jobs.context import Context
+from quant_core.methods.rewrite import rewritten
 from quant_core.methods.rounder import Rounder
 from quant_core.schema import ORIGINAL, Matrix, ScoreTable, SensitivityRequest
 from quant_core.sensitivity.errors import RoundingErrors
@@ -21,14 +22,18 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
     """Score every decided unit (embedding and head too, if asked) in every format of the request.
 
     ``fisher`` brings output and weight error along, ``output`` brings weight error, and ``measured`` brings weight
-    error; see the modules of this folder for what each is.
+    error; see the modules of this folder for what each is. Scores under the setup's rewrites are those of the
+    rewritten model, which computes the same; a rewrite that searches takes every decided unit to be in the first of
+    the formats.
     """
-    loaded = context.loaded(request.model, request.roots, request.fingerprint)
+    original = context.loaded(request.model, request.roots, request.fingerprint)
     names = dict.fromkeys(find(name).name for name in request.formats)
     formats = [find(name) for name in names if name != ORIGINAL]
-    slots = [slot for slot in loaded.graph.slots.values() if slot.unit.decided or request.embeddings]
-    tokens = tokenize(context, loaded, request.text, request.tokens, request.sequence)
+    tokens = tokenize(context, original, request.text, request.tokens, request.sequence)
     begun = time.monotonic()
+    first = {unit.name: form.name for form in formats[:1] for unit in original.graph.units if unit.decided}
+    loaded = rewritten(context, original, request.setup.transforms, first, tokens)
+    slots = [slot for slot in loaded.graph.slots.values() if slot.unit.decided or request.embeddings]
     rounder = Rounder(context, loaded, tokens)
     errors = RoundingErrors(formats, rounder)
     found: dict[str, Any] = {}
@@ -65,6 +70,7 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
         seconds=time.monotonic() - begun,
         weight=tuple(weight),
         notes=tuple(f"{where}: {note}." for where, note in rounder.notes.items()),
+        transforms=request.setup.transforms,
         **found,
     )
 

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, fields
 
 from quant_core.errors import JobError
-from quant_core.schema import Job, JobState, Request, TokenEvent, dump, load
+from quant_core.schema import Event, Job, JobState, Request, dump, load_event
 from quant_core.store.database import Database
 from quant_core.store.keys import request_key
 from quant_core.store.kinds import kind_of, title_of
@@ -78,12 +78,12 @@ class JobTable:
         rows = self._database.query("SELECT cancel FROM jobs WHERE id = ?", (job_id,))
         return not rows or bool(rows[0]["cancel"])
 
-    def events(self, job_id: str, after: int = -1) -> list[TokenEvent]:
+    def events(self, job_id: str, after: int = -1) -> list[Event]:
         """The job's events behind position ``after``, in order; positions count from 0."""
         rows = self._database.query(
             "SELECT data FROM events WHERE job = ? AND position > ? ORDER BY position", (job_id, after)
         )
-        return [load(TokenEvent, json.loads(row["data"])) for row in rows]
+        return [load_event(json.loads(row["data"])) for row in rows]
 
     # --- the user's side
 
@@ -171,7 +171,7 @@ class JobTable:
                 (progress, message, time.time(), job_id),
             )
 
-    def emit(self, job_id: str, position: int, event: TokenEvent) -> None:
+    def emit(self, job_id: str, position: int, event: Event) -> None:
         """Store the event at ``position``."""
         with self._database.transaction() as connection:
             connection.execute(

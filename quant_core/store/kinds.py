@@ -27,6 +27,7 @@ _ALL = (
     Kind("generate", schema.GenerateRequest, schema.Generation, True, "Write with {model}"),
     Kind("catalog", schema.CatalogRequest, schema.Catalog, True, "List what there is"),
     Kind("sensitivity", schema.SensitivityRequest, schema.ScoreTable, False, "Sensitivity of {model}"),
+    Kind("train", schema.TrainRequest, schema.Training, False, "Train {model}"),
     Kind("evaluate", schema.EvaluateRequest, schema.Evaluation, False, "Measure a recipe on {model}"),
 )
 KINDS = {kind.name: kind for kind in _ALL}
