@@ -99,13 +99,13 @@ def test_start_asks_for_what_the_settings_say(
         "train", minutes="2", trainmode="lora", rank="8", rate="0.01", trainseed="3", traintokens="8192"
     )
     next(button for button in app.button if button.label == "Start").click().run()
-    (asked,) = list(store.jobs._tickets("WHERE state = 'queued'"))
+    (asked,) = [found for found in workspace.jobs() if found.state == "queued"]
     expected = replace(
         request_now, seconds=120.0, mode="lora", rank=8, learning_rate=0.01, seed=3, tokens=8192,
         roots=tuple(map(str, (root.resolve() for root in browser_roots()))),
     )  # fmt: skip
-    assert load_request("train", asked.request) == expected
-    assert {busy.id, asked.job.id} == {found.id for found in workspace.jobs() if found.kind == "train"}
+    assert load_request("train", store.jobs.ticket(asked.id).request) == expected
+    assert workspace.job(busy.id).active
     store.close()
 
 
