@@ -23,7 +23,12 @@ def start_sweep(app: Served, page: Page) -> None:
     """Start a sweep long enough to be looked at, and wait until it has made some progress."""
     page.goto(f"{app.url}/recipe?tokens=65536")
     page.get_by_role("button", name="Score the layers").click()
-    expect(strip(page).get_by_text("calibration tokens")).to_be_visible()
+    under_way(page)
+
+
+def under_way(page: Page) -> None:
+    """Wait until the sweep reports progress: a worker that starts first loads its libraries, which can take a while."""
+    expect(strip(page).get_by_text("calibration tokens")).to_be_visible(timeout=120_000)
 
 
 def sweep_state(app: Served) -> str:
@@ -57,7 +62,7 @@ def test_a_worker_killed_in_the_middle_is_told_and_retry_works(app: Served, page
     expect(page.get_by_test_id("stAlert").get_by_text("The worker process ended")).to_be_visible()
     assert sweep_state(app) == "failed"
     page.get_by_role("button", name="Retry").first.click()
-    expect(strip(page).get_by_text("calibration tokens")).to_be_visible()
+    under_way(page)
     assert sweep_state(app) == "running"
     assert worker_pid(app.home) not in (0, first)
     strip(page).get_by_role("button", name="Cancel").click()
