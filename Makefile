@@ -34,8 +34,8 @@ types: $(DEV)  ## static types, strict
 imports: $(DEV)  ## who may import whom
 	@$(BIN)/lint-imports --no-logo
 
-pytest: $(DEV)  ## every test, the browser's included
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+pytest: $(DEV)  ## every test, the browser's included, in two processes of one thread each
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 unit: $(DEV)  ## the tests that need no browser
 	@$(BIN)/python -m pytest --quiet -m "not browser" $(ARGS)

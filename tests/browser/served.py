@@ -92,5 +92,6 @@ def at_rest(page: Page) -> None:
 
 def go(page: Page, title: str) -> None:
     """Switch to a page by the navigation, and wait until it shows its title."""
-    page.get_by_test_id("stSidebarNavLink").filter(has_text=title).click()
+    link = page.get_by_role("link", name=title, exact=True)
+    page.get_by_test_id("stSidebarNavLink").and_(link).click()  # not by text: icons are text too
     page.get_by_role("heading", name=title, level=1).wait_for()
