@@ -10,7 +10,7 @@ ensure_entry("sensitivity")
 info = model_header("Sensitivity", "What the model loses when one layer takes a number format.")
 
 request = score_form.settings(info)
-table, tables = score_form.run_or_show(info, request)
+table, tables = score_form.run_or_show(info, request, live=True)
 
 if table is not None:
     unit = score_view.open_layer(info, table)

@@ -643,11 +643,20 @@ class LossEvent:
     """In training steps so far."""
 
 
-Event = TokenEvent | LossEvent
+@dataclass(frozen=True)
+class ScoresEvent:
+    """What a running sweep knows so far: first errors of the weights alone, then scores over the tokens read."""
+
+    table: ScoreTable
+
+
+Event = TokenEvent | LossEvent | ScoresEvent
 
 
 def load_event(data: Any) -> Event:
     """The event held in JSON ``data``; raises ``ValueError`` if it is none."""
+    if "table" in data:
+        return load(ScoresEvent, data)
     return load(LossEvent, data) if "loss" in data else load(TokenEvent, data)
 
 

@@ -169,6 +169,10 @@ class Workspace:
         """The losses a training streamed behind position ``after``; the first event has position 0."""
         return self._client.losses(job_id, after)
 
+    def scores_so_far(self, job_id: str) -> tuple[int, ScoreTable] | None:
+        """The newest table that a running sweep streamed, with its number, which grows; None if there is none yet."""
+        return self._client.scores_so_far(job_id)
+
     def wait(self, job: Job, on_progress: Watch | None = None, poll: float = 0.1) -> Result:
         """The answer of a job, once it is there.
 

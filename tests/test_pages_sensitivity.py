@@ -12,9 +12,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 from streamlit.typing import PlotlyState
 
-from quant_core.schema import ModelInfo
+from quant_core.schema import Job, ModelInfo, ScoresEvent, ScoreTable, SensitivityRequest, replace
+from quant_core.store import Store
+from quant_core.workspace import DEFAULT_FORMATS, Workspace, browser_roots
 from tests import made_results
-from tests.served_pages import open_page, seed
+from tests.served_pages import job, open_page, seed
 from ui.score_charts import VIEWS, score_rows
 
 SOME = "model.layers.3.mlp.gate_proj.weight"
@@ -46,6 +48,47 @@ def test_a_stored_sweep_is_shown_at_once(info: ModelInfo) -> None:
     assert labels == ["KL with this format for all", "Size with it", "Most sensitive", "Held by the top 5"]
     assert app.metric[0].value.endswith("nats/token")
     assert any("8,192 tokens in 32 sequences of bundled calibration text" in c.value for c in app.caption)
+
+
+def running_sweep(home: Path) -> Job:
+    """The sweep that the settings ask for, running."""
+    workspace = Workspace(home, roots=browser_roots())
+    names = tuple(workspace.parse_format(family).name for family in DEFAULT_FORMATS)
+    model = made_results.model()
+    workspace.close()
+    return job(home, SensitivityRequest(model.ref, model.fingerprint, names), "running", "reading")
+
+
+def tell(home: Path, running: Job, position: int, table: ScoreTable) -> None:
+    """Have the sweep stream a table."""
+    store = Store(home)
+    store.jobs.emit(running.id, position, ScoresEvent(table))
+    store.close()
+
+
+def test_a_running_sweep_shows_what_it_knows_so_far(home: Path) -> None:
+    seed(home, tables=False)
+    whole = made_results.table(made_results.model())
+    alone = replace(whole, tokens=0, sequences=0, fisher=(), fisher_stderr=(), output=())
+    running = running_sweep(home)
+    tell(home, running, 0, alone)
+    app = page()
+    assert any("A first picture" in info.value for info in app.info)
+    assert figure(app)["layout"]["title"]["text"] == "Weight error in int4/g64/asym"
+    assert not any("0 tokens" in caption.value for caption in app.caption)
+
+    tell(home, running, 1, replace(whole, tokens=2048, sequences=8))
+    app = page()
+    assert any("So far, from 2,048 of about 8,192 tokens" in info.value for info in app.info)
+    assert figure(app)["layout"]["title"]["text"] == "Predicted KL in int4/g64/asym"
+
+
+def test_a_sweep_that_has_told_nothing_yet_shows_its_progress_alone(home: Path) -> None:
+    seed(home, tables=False)
+    running_sweep(home)
+    app = page()
+    assert not app.get("plotly_chart")
+    assert not app.info
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -20,7 +20,9 @@ from quant_core.methods.rounder import Rounder
 from quant_core.models.graph import Graph, build_graph
 from quant_core.models.loading import LoadedModel
 from quant_core.models.patch import patched, swap
-from quant_core.schema import CALIBRATION, ScoreTable, SensitivityRequest, TextSource, replace
+from quant_core.schema import CALIBRATION, ScoresEvent, ScoreTable, SensitivityRequest, TextSource, replace
+from quant_core.sensitivity import fisher
+from quant_core.sensitivity import run as run_module
 from quant_core.sensitivity.errors import RoundingErrors
 from quant_core.sensitivity.fisher import LABELS, bootstrap_error, score_layers
 from quant_core.sensitivity.run import run
@@ -267,6 +269,34 @@ def test_storage_in_the_table_is_the_formats(llama: LoadedModel) -> None:
     assert table.padded[index] == (64 * 32,), "96 inputs fill one and a half groups of 64"
 
 
+def test_scores_are_streamed_from_the_weights_alone_to_the_last_part(
+    llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a sweep of 16 sequences in batches of 4 says after 8 of them is what a sweep of those 8 says."""
+    monkeypatch.setattr(fisher, "batch_rows", lambda *_: 4)
+    context = FakeContext(llama)
+    whole = run(context, request(llama, tokens=1024))
+    tables = [event.table for event in context.events if isinstance(event, ScoresEvent)]
+    assert len(tables) == len(context.events)
+    assert [table.sequences for table in tables] == [0, 4, 8, 12]
+    assert [table.tokens for table in tables] == [0, 256, 512, 768]
+    assert not tables[0].fisher
+    assert not tables[0].output
+    assert all(table.weight == whole.weight for table in tables)
+    half = run(FakeContext(llama), request(llama, tokens=512))
+    assert half.sequences == 8, "the comparison needs the same sequences"
+    np.testing.assert_allclose(tables[2].fisher, half.fisher, rtol=1e-4)
+    np.testing.assert_allclose(tables[2].output, half.output, rtol=1e-4)
+
+
+def test_at_most_so_many_parts_are_streamed(llama: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fisher, "batch_rows", lambda *_: 1)
+    monkeypatch.setattr(run_module, "PARTS", 3)
+    context = FakeContext(llama)
+    run(context, request(llama, score="output"))
+    assert [event.table.sequences for event in context.events if isinstance(event, ScoresEvent)] == [0, 3, 6]
+
+
 def test_bootstrap_error_of_a_known_sample() -> None:
     """For the mean of n values the bootstrap's error tends to their deviation (n in the denominator) / sqrt(n)."""
     values = torch.randn(400, generator=torch.Generator().manual_seed(0))
@@ -288,15 +318,15 @@ def maps(bundled: LoadedModel) -> tuple[ScoreTable, ScoreTable]:
 
 @pytest.mark.timeout(900)
 def test_fisher_ranks_the_bundled_model_as_measured(maps: tuple[ScoreTable, ScoreTable]) -> None:
-    fisher, measured = (np.array(table) for table in (maps[0].fisher, maps[1].measured))
+    predicted, measured = (np.array(table) for table in (maps[0].fisher, maps[1].measured))
     for column in range(2):
-        assert spearmanr(fisher[:, column], measured[:, column]).statistic >= 0.95
+        assert spearmanr(predicted[:, column], measured[:, column]).statistic >= 0.95
 
 
 @pytest.mark.timeout(900)
 def test_summed_prediction_is_near_the_summed_truth(maps: tuple[ScoreTable, ScoreTable]) -> None:
-    fisher, measured = (np.array(table) for table in (maps[0].fisher, maps[1].measured))
+    predicted, measured = (np.array(table) for table in (maps[0].fisher, maps[1].measured))
     for column in range(2):
         truth = measured[:, column].sum()
         assert truth < 0.3
-        assert fisher[:, column].sum() == pytest.approx(truth, rel=0.15)
+        assert predicted[:, column].sum() == pytest.approx(truth, rel=0.15)

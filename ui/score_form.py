@@ -10,7 +10,7 @@ from quant_core.schema import ModelInfo, ScoreTable, SensitivityRequest, digest,
 from ui import scores, setup, state
 from ui.format_names import method_name
 from ui.formats_picker import formats_picker
-from ui.jobs import request_result, workspace
+from ui.jobs import POLL, latest, request_result, workspace
 from ui.score_view import SCORE_TITLES, available
 from ui.text_picker import text_picker
 
@@ -56,17 +56,54 @@ def settings(info: ModelInfo) -> SensitivityRequest | None:
 
 
 def run_or_show(
-    info: ModelInfo, request: SensitivityRequest | None
+    info: ModelInfo, request: SensitivityRequest | None, live: bool = False
 ) -> tuple[ScoreTable | None, list[ScoreTable]]:
-    """The table to draw and all stored ones: the settings' own if it is there, else a button and the newest."""
-    found = None
+    """The table to draw and all stored ones: the settings' own if it is there, else a button and the newest.
+
+    ``live`` asks for the scores so far while the settings' own sweep runs.
+    """
+    found = so_far = None
     if request is not None:
         found = request_result(request, start="Score the layers", why=_plan(info, request))
         _settings_changed(digest(request))
+        if live and found is None and not SHOWN.get():
+            so_far = _so_far(request)
     tables = _tables(info)
+    if so_far is not None:
+        return so_far, [so_far, *tables]
     if not tables:
         return None, []
     return _choose(found or tables[0], tables), tables
+
+
+def _so_far(request: SensitivityRequest) -> ScoreTable | None:
+    """What the running sweep knows already, said to be so; the page is drawn again when it knows more."""
+    job = latest(request)
+    if job is None or not job.active:
+        return None
+    number, table = workspace().scores_so_far(job.id) or (-1, None)
+    _follow(job.id, number)
+    if table is not None and table.tokens:
+        st.info(
+            f"So far, from {table.tokens:,} of about {request.tokens:,} tokens: the scores become more certain as the "
+            "sweep goes on.",
+            icon=":material/hourglass_top:",
+        )
+    elif table is not None:
+        st.info(
+            "A first picture: the error of the weights alone, which needs no text and says little about what matters "
+            "to the model. Scores take its place as they come.",
+            icon=":material/hourglass_top:",
+        )
+    return table
+
+
+@st.fragment(run_every=POLL)
+def _follow(job_id: str, number: int) -> None:
+    """Draw the page again once the sweep has streamed more than the table of ``number``."""
+    found = workspace().scores_so_far(job_id)
+    if found is not None and found[0] > number:
+        st.rerun()
 
 
 def _tables(info: ModelInfo) -> list[ScoreTable]:

@@ -33,6 +33,8 @@ MANY_FORMATS = 12
 
 def measured_on(table: ScoreTable) -> str:
     """Text, tokens and seed behind a table, for a caption."""
+    if not table.tokens:
+        return f"the weights alone, {words.duration(table.seconds)} of computing"
     return (
         f"{table.tokens:,} tokens in {table.sequences:,} sequences of {table.text_label}, seed {table.seed}, "
         f"{words.duration(table.seconds)} of computing"

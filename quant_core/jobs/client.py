@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quant_core.jobs.process import LOG_NAME, reap, start_worker
-from quant_core.schema import Job, LossEvent, Request, Result, TokenEvent
+from quant_core.schema import Job, LossEvent, Request, Result, ScoresEvent, ScoreTable, TokenEvent
 from quant_core.store import Store
 from quant_core.store.jobs import LOST
 from quant_core.store.keys import request_key
@@ -77,6 +77,11 @@ class Client:
     def losses(self, job_id: str, after: int = -1) -> list[LossEvent]:
         """The losses a training streamed behind position ``after`` (the first event has position 0)."""
         return [event for event in self.store.jobs.events(job_id, after) if isinstance(event, LossEvent)]
+
+    def scores_so_far(self, job_id: str) -> tuple[int, ScoreTable] | None:
+        """The newest table that a sweep streamed, with its number, which grows; None if there is none yet."""
+        found = self.store.jobs.last_event(job_id)
+        return (found[0], found[1].table) if found and isinstance(found[1], ScoresEvent) else None
 
     def close(self) -> None:
         """Close the store; the worker goes on."""

@@ -27,7 +27,7 @@ class RoundingErrors:
         self.formats = tuple(formats)
         self._rounder = rounder
         self._kept: dict[tuple[str, str], Tensor] = {}
-        self._room: int | None = None
+        self._room = -1  # not looked up yet
 
     def of(self, slot: Slot, form: Format) -> Tensor:
         """The error (rows, columns) of one unit in one format."""
@@ -37,12 +37,20 @@ class RoundingErrors:
         weight = slot.matrix().float()
         error = self._rounder.matrix(slot, form.name).float() - weight
         size = error.numel() * error.element_size()
-        if self._room is None:
-            self._room = int(free_memory(error.device) * _SHARE)
-        if size <= self._room:
+        if size <= self._free(error.device):
             self._room -= size
             self._kept[key] = error
         return error
+
+    def _free(self, device: torch.device) -> int:
+        if self._room < 0:
+            self._room = int(free_memory(device) * _SHARE)
+        return self._room
+
+    def fit(self, slots: Sequence[Slot]) -> bool:
+        """Whether the errors of these units in all formats can be kept at once."""
+        values = sum(slot.unit.parameters for slot in slots) * len(self.formats)
+        return not slots or 4 * values <= self._free(slots[0].matrix().device)
 
     def relative(self, slot: Slot) -> list[float]:
         """|dW|^2 / |W|^2 in each format, without unit; 0 for a weight of zeros."""

@@ -18,7 +18,7 @@ labels against the empirical Fisher.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +97,7 @@ def score_layers(
     *,
     seed: int,
     gradients: bool = True,
+    report: Callable[[LayerScores, int], None] | None = None,
 ) -> LayerScores:
     """Fisher score and output error of every unit in every format, in one pass over the tokens.
 
@@ -108,6 +109,7 @@ def score_layers(
         errors: Their rounding errors by format.
         seed: For the labels, drawn on the CPU so that devices agree.
         gradients: False skips the backward pass and the Fisher score.
+        report: Told after every batch what is known so far, and from how many sequences.
     """
     formats = errors.formats
     sequences, length = tokens.ids.shape
@@ -131,8 +133,12 @@ def score_layers(
                 noise[index, column] += energy
                 per_token = slopes.square().mean(0).reshape(ids.shape)
                 fisher[index, column, start : start + step] = per_token.mean(1) / 2
-    ratio = noise / signal.clamp(min=1e-30)[:, None]
-    return LayerScores(ratio, fisher if gradients else None)
+        read = start + len(ids)
+        ratio = noise / signal.clamp(min=1e-30)[:, None]
+        scores = LayerScores(ratio, fisher[..., :read] if gradients else None)
+        if report is not None:
+            report(scores, read)
+    return scores
 
 
 def _run(

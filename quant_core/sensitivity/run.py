@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from quant_core.calibration.text import tokenize
-from quant_core.formats import find
+from quant_core.calibration.text import Tokens, tokenize
+from quant_core.formats import Format, find
 from quant_core.jobs.context import Context
 from quant_core.methods.rewrite import rewritten
 from quant_core.methods.rounder import Rounder
-from quant_core.schema import ORIGINAL, Matrix, ScoreTable, SensitivityRequest
+from quant_core.models.layers import Slot
+from quant_core.models.loading import LoadedModel
+from quant_core.schema import ORIGINAL, Matrix, ScoresEvent, ScoreTable, SensitivityRequest
 from quant_core.sensitivity.errors import RoundingErrors
-from quant_core.sensitivity.fisher import bootstrap_error, score_layers
+from quant_core.sensitivity.fisher import LayerScores, bootstrap_error, score_layers
 from quant_core.sensitivity.measured import measure_layers
+
+PARTS = 16
+"""How often the scores so far are streamed, at most."""
 
 
 def run(context: Context, request: SensitivityRequest) -> ScoreTable:
@@ -24,7 +30,8 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
     ``fisher`` brings output and weight error along, ``output`` brings weight error, and ``measured`` brings weight
     error; see the modules of this folder for what each is. Scores under the setup's rewrites are those of the
     rewritten model, which computes the same; a rewrite that searches takes every decided unit to be in the first of
-    the formats.
+    the formats. What is known so far is streamed while the sweep runs: errors of the weights first, where they can be
+    kept, then the scores over the tokens read.
     """
     original = context.loaded(request.model, request.roots, request.fingerprint)
     names = dict.fromkeys(find(name).name for name in request.formats)
@@ -36,43 +43,92 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
     slots = [slot for slot in loaded.graph.slots.values() if slot.unit.decided or request.embeddings]
     rounder = Rounder(context, loaded, tokens)
     errors = RoundingErrors(formats, rounder)
-    found: dict[str, Any] = {}
+    sheet = _Sheet(request, loaded, slots, formats, tokens, rounder, begun)
     if request.score == "measured":
         per_sequence = measure_layers(context, loaded, tokens, slots, errors)
-        found["measured"] = _matrix(per_sequence.mean(dim=-1))
-        found["measured_stderr"] = _matrix(bootstrap_error(per_sequence, request.seed))
-    elif request.score != "weight":
-        gradients = request.score == "fisher"
-        scores = score_layers(context, loaded, tokens, slots, errors, seed=request.seed, gradients=gradients)
-        found["output"] = _matrix(scores.output)
-        if scores.fisher is not None:
-            found["fisher"] = _matrix(scores.fisher.mean(dim=-1))
-            found["fisher_stderr"] = _matrix(bootstrap_error(scores.fisher, request.seed))
-    weight = []
-    for slot in slots:
-        context.check_cancelled()
-        weight.append(tuple(errors.relative(slot)))
-    storage = [
-        [form.storage(slot.unit.rows, slot.unit.columns, slot.unit.bits) for form in formats]
-        for slot in slots
-    ]
-    return ScoreTable(
-        fingerprint=loaded.info.fingerprint,
-        units=tuple(slot.unit.name for slot in slots),
-        formats=tuple(form.name for form in formats),
-        storage_bits=tuple(tuple(cell.total for cell in row) for row in storage),
-        padded=tuple(tuple(cell.padded for cell in row) for row in storage),
-        tokens=tokens.count,
-        sequences=len(tokens.ids),
-        text_hash=tokens.text_hash,
-        text_label=tokens.label,
-        seed=request.seed,
-        seconds=time.monotonic() - begun,
-        weight=tuple(weight),
-        notes=tuple(f"{where}: {note}." for where, note in rounder.notes.items()),
-        transforms=request.setup.transforms,
-        **found,
+        found = {
+            "measured": _matrix(per_sequence.mean(dim=-1)),
+            "measured_stderr": _matrix(bootstrap_error(per_sequence, request.seed)),
+        }
+        return sheet.table(found | {"weight": _weight_errors(context, slots, errors)})
+    quick = request.score == "weight" or errors.fit(slots)
+    weight = _weight_errors(context, slots, errors) if quick else ()
+    if request.score == "weight":
+        return sheet.table({"weight": weight})
+    if weight:
+        context.emit(ScoresEvent(sheet.table({"weight": weight}, 0)))
+
+    told = 0
+
+    def report(scores: LayerScores, sequences: int) -> None:
+        nonlocal told
+        part = PARTS * sequences // len(tokens.ids)
+        if told < part < PARTS:
+            told = part
+            context.emit(
+                ScoresEvent(sheet.table(_scores(scores, request.seed) | {"weight": weight}, sequences))
+            )
+
+    gradients = request.score == "fisher"
+    scores = score_layers(
+        context, loaded, tokens, slots, errors, seed=request.seed, gradients=gradients, report=report
     )
+    weight = weight or _weight_errors(context, slots, errors)
+    return sheet.table(_scores(scores, request.seed) | {"weight": weight})
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """All that a table says beside its scores."""
+
+    request: SensitivityRequest
+    loaded: LoadedModel
+    slots: Sequence[Slot]
+    formats: Sequence[Format]
+    tokens: Tokens
+    rounder: Rounder
+    begun: float
+
+    def table(self, scores: Mapping[str, Matrix], sequences: int | None = None) -> ScoreTable:
+        """The table of ``scores``, by field, over the first ``sequences``; over all by default."""
+        count, length = self.tokens.ids.shape
+        read = count if sequences is None else sequences
+        storage = [
+            [form.storage(slot.unit.rows, slot.unit.columns, slot.unit.bits) for form in self.formats]
+            for slot in self.slots
+        ]
+        return ScoreTable(
+            fingerprint=self.loaded.info.fingerprint,
+            units=tuple(slot.unit.name for slot in self.slots),
+            formats=tuple(form.name for form in self.formats),
+            storage_bits=tuple(tuple(cell.total for cell in row) for row in storage),
+            padded=tuple(tuple(cell.padded for cell in row) for row in storage),
+            tokens=read * length,
+            sequences=read,
+            text_hash=self.tokens.text_hash,
+            text_label=self.tokens.label,
+            seed=self.request.seed,
+            seconds=time.monotonic() - self.begun,
+            notes=tuple(f"{where}: {note}." for where, note in self.rounder.notes.items()),
+            transforms=self.request.setup.transforms,
+            **scores,
+        )
+
+
+def _weight_errors(context: Context, slots: Sequence[Slot], errors: RoundingErrors) -> Matrix:
+    found = []
+    for done, slot in enumerate(slots):
+        context.progress(0.0, f"Rounding: {done} of {len(slots)} layers")
+        found.append(tuple(errors.relative(slot)))
+    return tuple(found)
+
+
+def _scores(scores: LayerScores, seed: int) -> dict[str, Matrix]:
+    found = {"output": _matrix(scores.output)}
+    if scores.fisher is not None:
+        found["fisher"] = _matrix(scores.fisher.mean(dim=-1))
+        found["fisher_stderr"] = _matrix(bootstrap_error(scores.fisher, seed))
+    return found
 
 
 def _matrix(values: Tensor) -> Matrix:

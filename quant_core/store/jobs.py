@@ -85,6 +85,13 @@ class JobTable:
         )
         return [load_event(json.loads(row["data"])) for row in rows]
 
+    def last_event(self, job_id: str) -> tuple[int, Event] | None:
+        """The position and content of the job's newest event; None if it has none."""
+        rows = self._database.query(
+            "SELECT position, data FROM events WHERE job = ? ORDER BY position DESC LIMIT 1", (job_id,)
+        )
+        return (rows[0]["position"], load_event(json.loads(rows[0]["data"]))) if rows else None
+
     # --- the user's side
 
     def add(self, request: Request, state: JobState = "queued") -> Job:
