@@ -15,7 +15,9 @@ from quant_core.methods.rounder import Rounder
 from quant_core.schema import ORIGINAL, Matrix, ScoreTable, SensitivityRequest
 from quant_core.sensitivity.errors import RoundingErrors
 from quant_core.sensitivity.fisher import bootstrap_error, score_layers
-from quant_core.sensitivity.measured import measure_layers
+from quant_core.sensitivity.measured import Sweep, measure_layers
+from quant_core.sensitivity.points import Points
+from quant_core.store.keys import request_key
 
 
 def run(context: Context, request: SensitivityRequest) -> ScoreTable:
@@ -37,10 +39,18 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
     rounder = Rounder(context, loaded, tokens)
     errors = RoundingErrors(formats, rounder)
     found: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
+    points: Points | None = None
     if request.score == "measured":
-        per_sequence = measure_layers(context, loaded, tokens, slots, errors)
-        found["measured"] = _matrix(per_sequence.mean(dim=-1))
-        found["measured_stderr"] = _matrix(bootstrap_error(per_sequence, request.seed))
+        points = Points(
+            context.folder(),
+            request_key(request),
+            (len(slots), len(formats), len(tokens.ids)),
+            {"fingerprint": loaded.info.fingerprint, "text_hash": tokens.text_hash},
+        )
+        notes = measure_layers(context, Sweep(loaded, tokens, slots, errors), points)
+        found["measured"] = _matrix(points.kl.mean(dim=-1))
+        found["measured_stderr"] = _matrix(bootstrap_error(points.kl, request.seed))
     elif request.score != "weight":
         gradients = request.score == "fisher"
         scores = score_layers(context, loaded, tokens, slots, errors, seed=request.seed, gradients=gradients)
@@ -48,10 +58,13 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
         if scores.fisher is not None:
             found["fisher"] = _matrix(scores.fisher.mean(dim=-1))
             found["fisher_stderr"] = _matrix(bootstrap_error(scores.fisher, request.seed))
+    notes += tuple(f"{where}: {note}." for where, note in rounder.notes.items())
     weight = []
     for slot in slots:
         context.check_cancelled()
         weight.append(tuple(errors.relative(slot)))
+    if points is not None:
+        points.close()
     storage = [
         [form.storage(slot.unit.rows, slot.unit.columns, slot.unit.bits) for form in formats]
         for slot in slots
@@ -69,7 +82,7 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
         seed=request.seed,
         seconds=time.monotonic() - begun,
         weight=tuple(weight),
-        notes=tuple(f"{where}: {note}." for where, note in rounder.notes.items()),
+        notes=notes,
         transforms=request.setup.transforms,
         **found,
     )
