@@ -6,6 +6,8 @@ computed in float32 whatever dtype they come in.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -44,6 +46,18 @@ class Baseline:
     def __init__(self, logits: Tensor) -> None:
         self._logits = logits.float().flatten(0, -2)
         self._chances = self._logits.softmax(dim=-1)
+        self._sound = logits.isfinite().all(dim=-1)
+
+    def counted(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """KL at each position (...,) in nats, finite everywhere, and where the other's logits are not.
+
+        Such a position counts as ln(vocabulary), what guessing among all tokens costs at most. Where the original's own
+        are not finite nothing can be measured, and it counts as 0.
+        """
+        found = self.divergence(logits)
+        bad = ~found.isfinite() & self._sound
+        found = torch.where(bad, math.log(logits.shape[-1]), found)
+        return torch.where(self._sound, found, 0.0), bad
 
     def divergence(self, logits: Tensor) -> Tensor:
         """KL(original || other) at each position (...,) in nats; not finite where either one's logits are not."""

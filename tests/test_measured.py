@@ -219,7 +219,7 @@ def test_the_file_of_another_text_is_not_taken_up(llama: LoadedModel, tmp_path: 
 def test_a_long_pass_is_left_when_the_job_is_cancelled(
     llama: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quant_core.sensitivity.measured._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("quant_core.calibration.interruption.LOOK_SECONDS", 0.0)
     before = {name: parameter.data_ptr() for name, parameter in llama.model.named_parameters()}
     sweep = _sweep(llama)
     with pytest.raises(Cancelled):

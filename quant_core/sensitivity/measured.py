@@ -9,8 +9,6 @@ Points are kept in a file until the sweep is done, so that one that was stopped 
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor
 
 from quant_core.calibration.batches import batch_rows
+from quant_core.calibration.interruption import interruptible
 from quant_core.calibration.text import Tokens
 from quant_core.errors import Cancelled
 from quant_core.jobs.context import Context
@@ -27,7 +26,7 @@ from quant_core.metrics import Baseline
 from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
 from quant_core.models.memory import free_memory
-from quant_core.models.patch import bypassed, patched, stackable, stacked, swap, watched
+from quant_core.models.patch import bypassed, patched, stackable, stacked, swap
 from quant_core.models.prefix import Prefix
 from quant_core.sensitivity.errors import RoundingErrors
 from quant_core.sensitivity.points import Points
@@ -36,8 +35,6 @@ _CACHED = 512
 """Tokens of a batch on a CPU: what is computed of so many fits into its cache."""
 _SHARE = 0.25
 """Share of the free memory that the logits of a batch, or the rounded weights of a sweep, may take."""
-_LOOK_SECONDS = 0.5
-"""How often a pass looks whether the job was cancelled."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +71,7 @@ def measure_layers(
 ) -> tuple[str, ...]:
     """Measure every point that ``points`` has not yet.
 
-    A position without finite logits counts as ln(vocabulary) nats, what guessing among all tokens costs at most. Where
-    the original's own are not finite nothing can be measured, and the position counts as 0.
+    Positions without finite logits count as ``Baseline.counted`` says, and are named in what is returned.
 
     Args:
         context: For progress and cancel.
@@ -93,7 +89,7 @@ def measure_layers(
     rows = rows or sweep.rows()
     ids = sweep.tokens.ids.to(sweep.loaded.device)
     try:
-        with _interruptible(context, sweep.loaded):
+        with interruptible(context, sweep.loaded):
             prefix = Prefix(sweep.loaded, sweep.slots, ids[:1])
         for start in range(0, len(ids), rows):
             where = slice(start, min(start + rows, len(ids)))
@@ -122,10 +118,9 @@ class _Batch:
         self._context, self._sweep, self._points = context, sweep, points
         self._prefix, self._where, self._ids = prefix, where, ids
         self._copies = len(ids) // (where.stop - where.start)
-        with _interruptible(context, sweep.loaded):
+        with interruptible(context, sweep.loaded):
             self._logits = prefix.begin(ids)
         self._baseline = Baseline(self._logits)
-        self._sound = self._logits.isfinite().all(dim=-1)
 
     def measure(self) -> None:
         """Measure every point that is missing."""
@@ -151,16 +146,13 @@ class _Batch:
         """KL of a unit's matrices in nats a token, and positions without finite logits, (matrices, sequences) each."""
         matrices = matrices + matrices[-1:] * (self._copies - len(matrices))
         loaded = self._sweep.loaded
-        with _interruptible(self._context, loaded):
+        with interruptible(self._context, loaded):
             answers = self._prefix.answers(slot, self._logits)
             with torch.no_grad(), bypassed(answers), _changed(loaded, slot, matrices):
                 model: Any = loaded.model
-                divergence = self._baseline.divergence(model(self._ids, use_cache=False).logits)
-        bad = ~divergence.isfinite() & self._sound
-        divergence = torch.where(bad, math.log(loaded.info.vocabulary), divergence)
-        divergence = torch.where(self._sound, divergence, 0.0)
-        shape = (self._copies, -1, divergence.shape[-1])
-        return divergence.view(shape).mean(dim=-1), bad.view(shape).sum(dim=-1)
+                kl, bad = self._baseline.counted(model(self._ids, use_cache=False).logits)
+        shape = (self._copies, -1, kl.shape[-1])
+        return kl.view(shape).mean(dim=-1), bad.view(shape).sum(dim=-1)
 
 
 def _changed(loaded: LoadedModel, slot: Slot, matrices: Sequence[Tensor]) -> AbstractContextManager[None]:
@@ -168,16 +160,3 @@ def _changed(loaded: LoadedModel, slot: Slot, matrices: Sequence[Tensor]) -> Abs
     if len(matrices) == 1:
         return patched(swap(loaded.graph, {slot.unit.name: matrices[0]}))
     return stacked(loaded.graph, slot.unit.name, [matrix.to(slot.parameter.dtype) for matrix in matrices])
-
-
-def _interruptible(context: Context, loaded: LoadedModel) -> AbstractContextManager[None]:
-    """Have the model's passes end by ``Cancelled`` soon after the job is cancelled."""
-    last = time.monotonic()
-
-    def look() -> None:
-        nonlocal last
-        if time.monotonic() - last > _LOOK_SECONDS:
-            last = time.monotonic()
-            context.check_cancelled()
-
-    return watched([site.module for site in loaded.graph.sites], look)
