@@ -378,6 +378,21 @@ class EvaluateRequest:
 
 
 @dataclass(frozen=True)
+class ProveRequest:
+    """Measure several recipes against the original, all on the same tokens. Answer: ``Proof``."""
+
+    model: ModelRef
+    fingerprint: str
+    assignments: tuple[Mapping[str, str], ...]
+    """Unit name to full format name, a mapping a recipe; units not named keep the original weights."""
+    text: TextSource = EVALUATION
+    tokens: int = 4096
+    sequence: int = 256
+    setup: Setup = Setup()
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class GenerateRequest:
     """Write from a prompt, with the original and any recipe; tokens stream as events. Answer: ``Generation``."""
 
@@ -440,6 +455,7 @@ Request = (
     | SensitivityRequest
     | LayerRequest
     | EvaluateRequest
+    | ProveRequest
     | GenerateRequest
     | TrainRequest
     | CatalogRequest
@@ -575,6 +591,22 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """Recipes measured on the same tokens, in the order in which they were asked for."""
+
+    fingerprint: str
+    kl: Matrix
+    """KL in nats a token, a row a recipe and a column a sequence of the text."""
+    tokens: int
+    """Predicted positions that were measured."""
+    text_hash: str
+    text_label: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+    """What went otherwise than asked, a sentence each."""
+
+
+@dataclass(frozen=True)
 class Generation:
     """Continuations of a prompt, token by token, without the prompt."""
 
@@ -660,7 +692,7 @@ def load_event(data: Any) -> Event:
     return load(LossEvent, data) if "loss" in data else load(TokenEvent, data)
 
 
-Result = Catalog | ModelInfo | ScoreTable | LayerView | Evaluation | Generation | Training
+Result = Catalog | ModelInfo | ScoreTable | LayerView | Evaluation | Proof | Generation | Training
 
 
 # --- allocation and recipes -----------------------------------------------------------------------------------------

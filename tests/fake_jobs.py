@@ -26,6 +26,8 @@ from quant_core.schema import (
     LossEvent,
     ModelInfo,
     ModelRef,
+    Proof,
+    ProveRequest,
     ScoreTable,
     SensitivityRequest,
     TokenEvent,
@@ -66,6 +68,12 @@ def evaluate(context: Context, request: EvaluateRequest) -> Evaluation:
     return Evaluation(
         0.1, 0.01, 0.05, 0.9, 12.0, 0.5, 11.0, 0.4, 0.9, request.tokens, 4, "0" * 24, "text", 0.1
     )
+
+
+def prove(context: Context, request: ProveRequest) -> Proof:
+    context.loaded(request.model, request.roots, request.fingerprint)
+    rows = tuple((0.1 + 0.01 * place, 0.2 + 0.02 * place) for place in range(len(request.assignments)))
+    return Proof(request.fingerprint, rows, request.tokens, "0" * 24, "text", 0.1)
 
 
 def generate(context: Context, request: GenerateRequest) -> Generation:
@@ -113,6 +121,7 @@ JOBS = {
     "inspect": inspect,
     "sensitivity": sensitivity,
     "evaluate": evaluate,
+    "prove": prove,
     "generate": generate,
     "train": train,
     "layer": layer,

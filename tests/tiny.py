@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -102,7 +105,9 @@ class FakeContext:
         self.events.append(event)
 
     def folder(self) -> Path:
-        assert self.arrays is not None, "this test's context was given no folder"
+        if self.arrays is None:
+            self.arrays = Path(mkdtemp())
+            weakref.finalize(self, rmtree, self.arrays, ignore_errors=True)
         return self.arrays
 
     def loaded(self, ref: ModelRef, roots: tuple[str, ...], fingerprint: str = "") -> LoadedModel:

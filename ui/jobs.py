@@ -23,6 +23,8 @@ from quant_core.schema import (
     LayerRequest,
     LayerView,
     ModelInfo,
+    Proof,
+    ProveRequest,
     Request,
     Result,
     ScoreTable,
@@ -39,7 +41,7 @@ POLL = 0.5
 PATIENCE = 1.2
 """Seconds that a page waits for short work before it shows progress instead."""
 SHORT = (InspectRequest, LayerRequest, GenerateRequest, CatalogRequest)
-LONG = ("sensitivity", "train", "evaluate")
+LONG = ("sensitivity", "train", "prove", "evaluate")
 """Kinds of jobs that nobody sits and waits for."""
 
 _FRESH = "jobs:fresh"
@@ -82,6 +84,8 @@ def request_result(request: SensitivityRequest, *, start: str = ..., why: str = 
 def request_result(request: LayerRequest, *, start: str = ..., why: str = ...) -> LayerView | None: ...
 @overload
 def request_result(request: EvaluateRequest, *, start: str = ..., why: str = ...) -> Evaluation | None: ...
+@overload
+def request_result(request: ProveRequest, *, start: str = ..., why: str = ...) -> Proof | None: ...
 @overload
 def request_result(request: GenerateRequest, *, start: str = ..., why: str = ...) -> Generation | None: ...
 @overload

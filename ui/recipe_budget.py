@@ -221,14 +221,14 @@ def front_chart(
     info: ModelInfo,
     solution: Solution | None,
     marks: Landmarks,
-    measured: list[tuple[Solution, Evaluation]],
+    measured: list[Mark],
     edited: bool,
 ) -> None:
     """The front with this recipe if there is one, the uniform formats, and every recipe that was measured in
     this session.
     """
     shown: list[Mark] = [mark("uniform", name, uniform) for name, uniform in marks.uniform.items()]
-    shown += [mark("measured", "measured", recipe, evaluation) for recipe, evaluation in measured]
+    shown += measured
     alt = "Pareto front of size and predicted KL"
     largest = max(uniform.average_bits for uniform in marks.uniform.values())
     if solution is not None:

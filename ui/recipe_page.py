@@ -5,8 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from quant_core.errors import QuantError
+from quant_core.plots.pareto import Mark, mark
 from quant_core.schema import Evaluation, ModelInfo, ScoreTable, Setup, Solution, digest
-from ui import recipe_budget, recipe_edit, score_form, scores, setup, state
+from ui import proof, recipe_budget, recipe_edit, score_form, scores, setup, state
 from ui import recipe_draft as drafts
 from ui.jobs import latest, request_result, show_error, start_button
 from ui.recipe_files import keep_and_load
@@ -62,9 +63,11 @@ def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: reci
     drafts.keep_current(info, table)
     _actions(info, table, draft, measured)
     _measure(info, draft, solution, measured)
+    proved = proof.panel(info, table, draft, marks)
     left, right = st.columns([5, 6], gap="medium")
     with left:
-        recipe_budget.front_chart(info, solution, marks, _remembered(info, solution, measured), draft.edited)
+        known = [*_remembered(info, solution, measured), *proved]
+        recipe_budget.front_chart(info, solution, marks, known, draft.edited)
     with right:
         recipe_edit.bands(info, table, draft)
     recipe_edit.editor(info, table, draft)
@@ -124,12 +127,10 @@ def _measure(info: ModelInfo, draft: drafts.Draft, solution: Solution, measured:
     notes(measured.notes, "measured")
 
 
-def _remembered(
-    info: ModelInfo, solution: Solution, measured: Evaluation | None
-) -> list[tuple[Solution, Evaluation]]:
+def _remembered(info: ModelInfo, solution: Solution, measured: Evaluation | None) -> list[Mark]:
     """Every recipe that was measured in this session, of the model that is open and under the setup that is chosen."""
     key = f"{_MEASURED}:{state.model_ref()}:{digest(setup.current(info))}"
     known: list[tuple[Solution, Evaluation]] = st.session_state.setdefault(key, [])
     if measured is not None and all(recipe.assignment != solution.assignment for recipe, _ in known):
         known.append((solution, measured))
-    return known
+    return [mark("measured", "measured", recipe, evaluation) for recipe, evaluation in known]

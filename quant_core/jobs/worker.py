@@ -35,6 +35,7 @@ JOBS: Functions = {
     "catalog": "quant_core.methods.catalog:catalog",
     "sensitivity": "quant_core.sensitivity.run:run",
     "train": "quant_core.methods.training.run:train",
+    "prove": "quant_core.evaluation.proof:prove",
     "evaluate": "quant_core.evaluation.quality:evaluate",
 }
 

@@ -4,13 +4,14 @@ New weights are prepared as separate tensors, and entering or leaving ``patched`
 storage. The original storage is never written to, so leaving restores it exactly, whatever happened inside. Inputs
 are rounded by hooks (``rounded_inputs``), keys and values on their way into transformers' attention function
 (``rounded_cache``); both are gone when their block is left. Weights that carry gradients stand in for one call
-(``compute_with``).
+(``compute_with``). To measure many changes of one unit, modules before it answer as they did (``bypassed``), and the
+unit may stand for several matrices at once (``stacked``).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.pytorch_utils import Conv1D
 
 from quant_core.errors import ModelError, QuantError
 from quant_core.models.graph import Graph
@@ -138,3 +140,66 @@ def rounded_cache(model: Any, rounding: CacheRounding) -> Iterator[None]:
         del ALL_ATTENTION_FUNCTIONS[name]
         if before is not None and ALL_ATTENTION_FUNCTIONS.get(name) is not before:
             ALL_ATTENTION_FUNCTIONS[name] = before  # it was a local one
+
+
+@contextmanager
+def bypassed(answers: Mapping[nn.Module, Any]) -> Iterator[None]:
+    """Have modules answer with what is given instead of computing, inside the block."""
+    with ExitStack() as stack:
+        for module, answer in answers.items():
+            stack.enter_context(_forward(module, partial(_answer, answer)))
+        yield
+
+
+def _answer(answer: Any, *args: Any, **options: Any) -> Any:
+    return answer
+
+
+@contextmanager
+def stacked(graph: Graph, name: str, matrices: Sequence[Tensor]) -> Iterator[None]:
+    """Let a unit stand for several matrices inside the block: the batch falls into as many equal parts, in order.
+
+    The matrices are (rows, columns); ``stackable`` says for which models.
+    """
+    with ExitStack() as stack:
+        for site in graph.sites:
+            if site.slots[0].unit.name == name:
+                stack.enter_context(_forward(site.module, partial(_part_by_part, site, matrices)))
+        yield
+
+
+def stackable(graph: Graph) -> bool:
+    """Whether every unit is a plain linear layer or embedding: of an expert, or a layer with a twist, no parts are
+    known.
+    """
+    return all(type(site.module) in (nn.Linear, Conv1D, nn.Embedding) for site in graph.sites)
+
+
+def _part_by_part(site: Site, matrices: Sequence[Tensor], inputs: Tensor) -> Tensor:
+    parts = zip(inputs.chunk(len(matrices)), matrices, strict=True)
+    if site.kind == "lookup":
+        return torch.cat([nn.functional.embedding(part, matrix) for part, matrix in parts])
+    bias = getattr(site.module, "bias", None)
+    return torch.cat([nn.functional.linear(part, matrix, bias) for part, matrix in parts])
+
+
+@contextmanager
+def watched(modules: Iterable[nn.Module], look: Callable[[], None]) -> Iterator[None]:
+    """Call ``look`` whenever one of the modules is about to compute inside the block; it may raise."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_pre_hook(lambda module, args: look()).remove)
+        yield
+
+
+@contextmanager
+def _forward(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """Replace what a module computes inside the block; a forward that another program had put there comes back."""
+    before = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before

@@ -18,7 +18,9 @@ from quant_core.models.loading import LoadedModel
 from quant_core.schema import ORIGINAL, Matrix, ScoresEvent, ScoreTable, SensitivityRequest
 from quant_core.sensitivity.errors import RoundingErrors
 from quant_core.sensitivity.fisher import LayerScores, bootstrap_error, score_layers
-from quant_core.sensitivity.measured import measure_layers
+from quant_core.sensitivity.measured import Sweep, measure_layers
+from quant_core.sensitivity.points import Points
+from quant_core.store.keys import request_key
 
 PARTS = 16
 """How often the scores so far are streamed, at most."""
@@ -45,12 +47,7 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
     errors = RoundingErrors(formats, rounder)
     sheet = _Sheet(request, loaded, slots, formats, tokens, rounder, begun)
     if request.score == "measured":
-        per_sequence = measure_layers(context, loaded, tokens, slots, errors)
-        found = {
-            "measured": _matrix(per_sequence.mean(dim=-1)),
-            "measured_stderr": _matrix(bootstrap_error(per_sequence, request.seed)),
-        }
-        return sheet.table(found | {"weight": _weight_errors(context, slots, errors)})
+        return _measure(context, sheet, errors)
     quick = request.score == "weight" or errors.fit(slots)
     weight = _weight_errors(context, slots, errors) if quick else ()
     if request.score == "weight":
@@ -89,7 +86,9 @@ class _Sheet:
     rounder: Rounder
     begun: float
 
-    def table(self, scores: Mapping[str, Matrix], sequences: int | None = None) -> ScoreTable:
+    def table(
+        self, scores: Mapping[str, Matrix], sequences: int | None = None, notes: tuple[str, ...] = ()
+    ) -> ScoreTable:
         """The table of ``scores``, by field, over the first ``sequences``; over all by default."""
         count, length = self.tokens.ids.shape
         read = count if sequences is None else sequences
@@ -109,10 +108,28 @@ class _Sheet:
             text_label=self.tokens.label,
             seed=self.request.seed,
             seconds=time.monotonic() - self.begun,
-            notes=tuple(f"{where}: {note}." for where, note in self.rounder.notes.items()),
+            notes=notes + tuple(f"{where}: {note}." for where, note in self.rounder.notes.items()),
             transforms=self.request.setup.transforms,
             **scores,
         )
+
+
+def _measure(context: Context, sheet: _Sheet, errors: RoundingErrors) -> ScoreTable:
+    """The table of measured KL; its points are kept in a file until all are there."""
+    points = Points(
+        context.folder(),
+        request_key(sheet.request),
+        (len(sheet.slots), len(sheet.formats), len(sheet.tokens.ids)),
+        {"fingerprint": sheet.loaded.info.fingerprint, "text_hash": sheet.tokens.text_hash},
+    )
+    notes = measure_layers(context, Sweep(sheet.loaded, sheet.tokens, sheet.slots, errors), points)
+    found = {
+        "measured": _matrix(points.kl.mean(dim=-1)),
+        "measured_stderr": _matrix(bootstrap_error(points.kl, sheet.request.seed)),
+        "weight": _weight_errors(context, sheet.slots, errors),
+    }
+    points.close()
+    return sheet.table(found, notes=notes)
 
 
 def _weight_errors(context: Context, slots: Sequence[Slot], errors: RoundingErrors) -> Matrix:

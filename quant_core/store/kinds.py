@@ -28,6 +28,7 @@ _ALL = (
     Kind("catalog", schema.CatalogRequest, schema.Catalog, True, "List what there is"),
     Kind("sensitivity", schema.SensitivityRequest, schema.ScoreTable, False, "Sensitivity of {model}"),
     Kind("train", schema.TrainRequest, schema.Training, False, "Train {model}"),
+    Kind("prove", schema.ProveRequest, schema.Proof, False, "Measure recipes on {model}"),
     Kind("evaluate", schema.EvaluateRequest, schema.Evaluation, False, "Measure a recipe on {model}"),
 )
 KINDS = {kind.name: kind for kind in _ALL}

@@ -1,0 +1,99 @@
+"""Proving finalists on the recipe page: what is offered, what is shown of the result, and taking the winner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from quant_core.schema import ModelInfo, Proof, ProveRequest, ScoreTable
+from quant_core.store import Store
+from quant_core.store.kinds import load_request
+from quant_core.workspace import Workspace
+from tests.served_pages import job, keep, open_page, texts
+from tests.test_pages_recipe import draft
+from ui import proof as panel
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[ProveRequest]:
+    """What the page asks for."""
+    found: list[ProveRequest] = []
+    whole = panel._request
+
+    def keeping(info: ModelInfo, finalists: tuple[panel.Finalist, ...]) -> ProveRequest:
+        found.append(whole(info, finalists))
+        return found[-1]
+
+    monkeypatch.setattr(panel, "_request", keeping)
+    return found
+
+
+def _prove(home: Path, request: ProveRequest, best: int) -> None:
+    rows = [[0.10 + 0.01 * place, 0.12 + 0.01 * place] for place in range(len(request.assignments))]
+    rows[best] = [0.05, 0.07]
+    rows[(best + 1) % len(rows)] = [0.08, 0.05]
+    keep(
+        home,
+        request,
+        Proof(request.fingerprint, tuple(map(tuple, rows)), 4080, "e" * 24, "bundled evaluation text", 9.0),
+    )
+
+
+def test_finalists_fit_the_budget_and_are_all_different(
+    workspace: Workspace, info: ModelInfo, table: ScoreTable, asked: list[ProveRequest]
+) -> None:
+    app = open_page("recipe")
+    assert any(button.label == "Prove it" for button in app.button)
+    recipes = asked[-1].assignments
+    assert len(recipes) == panel.COUNT + 1
+    assert len({tuple(sorted(recipe.items())) for recipe in recipes}) == len(recipes)
+    assert dict(draft(app).assignment) in [dict(recipe) for recipe in recipes]
+    assert dict.fromkeys(table.units, "nf4/g64") in recipes, "the best uniform format of at most 4.5 bits"
+    assert all(workspace.price(info, table, recipe).average_bits <= 4.5 for recipe in recipes)
+
+
+def test_the_winner_is_shown_and_can_be_taken(home: Path, info: ModelInfo, asked: list[ProveRequest]) -> None:
+    app = open_page("recipe")
+    request = asked[-1]
+    own = [dict(recipe) for recipe in request.assignments].index(dict(draft(app).assignment))
+    best = (own + 1) % len(request.assignments)
+    _prove(home, request, best)
+    app.run()
+    assert "The measured best" in texts(app)
+    assert "2 is tied with the winner" in texts(app)
+    frame = app.dataframe[0].value
+    assert frame["Place"].tolist()[:3] == ["1", "2 (tied)", "3"]
+    assert frame["Measured KL"][0] == "0.0600 ± 0.020"
+    app.button(key="proof:take").click().run()
+    assert dict(draft(app).assignment) == dict(request.assignments[best])
+    assert asked[-1] == request, "the same finalists, so that the result stays in view"
+    assert "The measured best" in texts(app)
+    app.button(key="undo").click().run()
+    assert dict(draft(app).assignment) == dict(request.assignments[own])
+
+
+def test_one_that_was_edited_by_hand_is_a_finalist(info: ModelInfo, asked: list[ProveRequest]) -> None:
+    app = open_page("recipe")
+    app.multiselect(key="edit:chosen").set_value(["model.layers.3.mlp.gate_proj.weight"]).run()
+    app.segmented_control(key="edit:format").set_value("int8/g64/asym").run()
+    assert dict(draft(app).assignment) in [dict(recipe) for recipe in asked[-1].assignments]
+
+
+def test_a_failure_is_told_where_it_was_asked_for(
+    home: Path, info: ModelInfo, asked: list[ProveRequest]
+) -> None:
+    open_page("recipe")
+    job(home, asked[-1], "failed", "The worker process ended.", "Start it again.")
+    app: AppTest = open_page("recipe")
+    assert app.error[0].value == "The worker process ended.\n\nStart it again."
+
+
+def test_the_job_is_kept_as_it_was_asked(home: Path, info: ModelInfo, asked: list[ProveRequest]) -> None:
+    open_page("recipe", budget="3.5bits")
+    made = job(home, asked[-1], "running")
+    store = Store(home)
+    ticket = store.jobs.ticket(made.id)
+    store.close()
+    assert load_request(ticket.job.kind, ticket.request) == asked[-1]

@@ -1,0 +1,171 @@
+"""Finalists proved: the best few recipes by prediction, measured side by side; the measured best wins."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pandas as pd
+import streamlit as st
+
+from quant_core.allocation.proof import Place, ranking, verdict
+from quant_core.errors import QuantError
+from quant_core.plots.pareto import Mark
+from quant_core.schema import Budget, ModelInfo, Proof, ProveRequest, ScoreTable, Solution, digest
+from ui import recipe_draft as drafts
+from ui import setup, words
+from ui.format_names import format_name, short_names
+from ui.jobs import latest, request_result, start_button, workspace
+from ui.recipe_budget import Landmarks
+from ui.widgets import notes
+
+COUNT = 4
+"""Recipes of the budget that are measured; the one on the page and the reference come on top if they are others."""
+_SHARES = (1.0, 0.995, 0.99, 0.98, 0.97, 0.96, 0.95, 0.93, 0.9)
+"""Shares of the budget whose best recipes are the finalists."""
+_NAMED = 3
+"""Layers of a difference that are named."""
+
+
+class Finalist(NamedTuple):
+    """A recipe to measure, and what to call it."""
+
+    solution: Solution
+    name: str
+
+
+def panel(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: Landmarks) -> list[Mark]:
+    """Offers to measure the finalists, shows how that is going, or who won; gives what was measured for the front."""
+    found = finalists(info, table, draft, marks)
+    request = _request(info, found)
+    proof = workspace().result(request)
+    begun = proof is not None or latest(request) is not None
+    with st.expander(
+        "Prove it: measure the finalists side by side", icon=":material/trophy:", expanded=begun
+    ):
+        if proof is None:
+            _offer(request, begun)
+            return []
+        places = ranking(proof.kl)
+        _table(info, found, places, proof)
+        _take(info, table, draft, found[places[0].recipe].solution)
+        notes(proof.notes, "proof")
+    return [_mark(found[place.recipe], index, place) for index, place in enumerate(places)]
+
+
+def _mark(finalist: Finalist, index: int, place: Place) -> Mark:
+    solution = finalist.solution
+    label = f"{finalist.name}, place {index + 1}"
+    return Mark("measured", label, solution.average_bits, solution.total_bytes, place.kl, place.stderr)
+
+
+def finalists(
+    info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: Landmarks
+) -> tuple[Finalist, ...]:
+    """The best recipes by prediction at the budget and just below it, the recipe on the page, and the best uniform
+    format that fits the budget.
+
+    The same ones come in the same order, whichever of them is on the page.
+    """
+    budget = draft.budget
+    found: dict[str, Finalist] = {}
+    for share in _SHARES:
+        limit = Budget(budget.kind, share * budget.value)
+        try:
+            solution = workspace().solve(info, table, limit, draft.pins, drafts.table_score(table))
+        except QuantError:  # below the smallest recipe there is none
+            break
+        name = "best by prediction" if share == 1.0 else f"best at {100 * share:g} % of the size"
+        found.setdefault(digest(solution.assignment), Finalist(solution, name))
+        if len(found) == COUNT:
+            break
+    fitting = {
+        name: solution
+        for name, solution in marks.uniform.items()
+        if (solution.average_bits if budget.kind == "bits" else solution.total_bytes)
+        <= budget.value * (1 + 1e-9)
+    }
+    if fitting:
+        name = min(fitting, key=lambda name: fitting[name].predicted_kl)
+        found.setdefault(
+            digest(fitting[name].assignment), Finalist(fitting[name], f"{format_name(name)} everywhere")
+        )
+    own = drafts.priced(info, table, draft)
+    found.setdefault(digest(own.assignment), Finalist(own, "edited by hand"))
+    return tuple(found[key] for key in sorted(found))
+
+
+def _request(info: ModelInfo, found: tuple[Finalist, ...]) -> ProveRequest:
+    """The job that measures them on the bundled evaluation text, each with the layers that it changes."""
+    changed = tuple(
+        {unit: name for unit, name in each.solution.assignment.items() if name != "original"}
+        for each in found
+    )
+    roots = workspace().inspect_request(info.ref).roots
+    return ProveRequest(info.ref, info.fingerprint, changed, setup=setup.current(info), roots=roots)
+
+
+def _offer(request: ProveRequest, begun: bool) -> None:
+    st.caption(
+        "A prediction can be further off than its interval says. This measures "
+        f"{len(request.assignments)} recipes on the same {request.tokens:,} tokens of {request.text.label}: this one, "
+        "the best ones of its size or a little below, and one format for all layers. The measured best wins."
+    )
+    if begun:
+        request_result(request, start="Prove it")
+    else:
+        start_button(request, "Prove it")
+
+
+def _table(info: ModelInfo, found: tuple[Finalist, ...], places: tuple[Place, ...], proof: Proof) -> None:
+    first = found[places[0].recipe].solution
+    rows = []
+    for index, place in enumerate(places):
+        finalist = found[place.recipe]
+        solution = finalist.solution
+        behind = f"+{words.significant(place.behind)} ± {words.significant(1.96 * place.behind_stderr, 2)}"
+        rows.append(
+            {
+                "Place": f"{index + 1}{' (tied)' if index and place.tied else ''}",
+                "Recipe": finalist.name,
+                "Measured KL": f"{words.significant(place.kl)} ± {words.significant(1.96 * place.stderr, 2)}",
+                "Behind the first": behind if index else "–",
+                "Predicted KL": words.significant(solution.predicted_kl),
+                "Bits a weight": f"{solution.average_bits:.3f}",
+                "Unlike the first": differences(info, first, solution) if index else "–",
+            }
+        )
+    name = found[places[0].recipe].name
+    st.markdown(f":material/trophy: **The measured best: {name}.** {verdict(places)}")
+    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+    st.caption(
+        f"KL in nats a token on {proof.tokens:,} tokens of {proof.text_label}, ± 95 % over its sequences. All recipes "
+        "read the same tokens, so that differences are surer than the values themselves."
+    )
+
+
+def differences(info: ModelInfo, first: Solution, other: Solution) -> str:
+    """In which layers a recipe differs, in words: ``2 layers: block 3 up_proj INT4 → INT3, …``."""
+    units = {unit.name: unit for unit in info.units}
+    pairs = {
+        name: (first.assignment[name], form)
+        for name, form in other.assignment.items()
+        if first.assignment[name] != form
+    }
+    if len(pairs) > len(other.assignment) / 2:
+        return f"{len(pairs)} of {len(other.assignment)} layers"
+    shown = short_names(tuple(dict.fromkeys(form for pair in pairs.values() for form in pair)))
+    parts = [
+        f"block {units[name].block} {units[name].role} {shown[before]} → {shown[after]}"
+        for name, (before, after) in list(pairs.items())[:_NAMED]
+    ]
+    more = f", {len(pairs) - _NAMED} more" if len(pairs) > _NAMED else ""
+    return f"{len(pairs)} {'layer' if len(pairs) == 1 else 'layers'}: {', '.join(parts)}{more}"
+
+
+def _take(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, winner: Solution) -> None:
+    if dict(winner.assignment) != dict(draft.assignment):
+        st.button(
+            "Take the winner", icon=":material/check:", key="proof:take", on_click=drafts.edit,
+            args=(info, table, dict(winner.assignment), False),
+            help="The recipe on this page becomes the measured best; Undo takes it back.",
+        )  # fmt: skip
