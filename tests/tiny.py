@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +105,9 @@ class FakeContext:
         self.events.append(event)
 
     def folder(self) -> Path:
-        assert self.arrays is not None, "this test's context was given no folder"
+        if self.arrays is None:
+            self.arrays = Path(tempfile.mkdtemp(prefix="quantlens-test-"))
+            weakref.finalize(self, shutil.rmtree, self.arrays, ignore_errors=True)
         return self.arrays
 
     def loaded(self, ref: ModelRef, roots: tuple[str, ...], fingerprint: str = "") -> LoadedModel:

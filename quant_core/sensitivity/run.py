@@ -14,8 +14,10 @@ from quant_core.methods.rewrite import rewritten
 from quant_core.methods.rounder import Rounder
 from quant_core.schema import ORIGINAL, Matrix, ScoreTable, SensitivityRequest
 from quant_core.sensitivity.errors import RoundingErrors
-from quant_core.sensitivity.fisher import bootstrap_error, score_layers
+from quant_core.sensitivity.fisher import LABELS, bootstrap_error, score_layers
+from quant_core.sensitivity.keep import keep_state, too_large
 from quant_core.sensitivity.measured import measure_layers
+from quant_core.sensitivity.sums import StateSums
 
 
 def run(context: Context, request: SensitivityRequest) -> ScoreTable:
@@ -37,17 +39,38 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
     rounder = Rounder(context, loaded, tokens)
     errors = RoundingErrors(formats, rounder)
     found: dict[str, Any] = {}
+    notes: list[str] = []
     if request.score == "measured":
         per_sequence = measure_layers(context, loaded, tokens, slots, errors)
         found["measured"] = _matrix(per_sequence.mean(dim=-1))
         found["measured_stderr"] = _matrix(bootstrap_error(per_sequence, request.seed))
     elif request.score != "weight":
         gradients = request.score == "fisher"
-        scores = score_layers(context, loaded, tokens, slots, errors, seed=request.seed, gradients=gradients)
+        reason = too_large(slots, context.folder()) if gradients else ""
+        sums = StateSums(slots, tokens.count, LABELS, request.seed) if gradients and not reason else None
+        scores = score_layers(
+            context, loaded, tokens, slots, errors, seed=request.seed, gradients=gradients, sums=sums
+        )
         found["output"] = _matrix(scores.output)
         if scores.fisher is not None:
-            found["fisher"] = _matrix(scores.fisher.mean(dim=-1))
-            found["fisher_stderr"] = _matrix(bootstrap_error(scores.fisher, request.seed))
+            exact, stderr = scores.fisher.mean(dim=-1), bootstrap_error(scores.fisher, request.seed)
+            found["fisher"], found["fisher_stderr"] = _matrix(exact), _matrix(stderr)
+            if sums is not None:
+                context.progress(1.0, "Keeping the score state")
+                searched = next(iter(first.values()), "")
+                found["state"] = keep_state(
+                    context.folder(),
+                    request,
+                    searched,
+                    tokens,
+                    slots,
+                    errors,
+                    sums,
+                    exact,
+                    stderr,
+                    scores.signal,
+                )
+        notes += [reason] if reason else []
     weight = []
     for slot in slots:
         context.check_cancelled()
@@ -69,7 +92,7 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
         seed=request.seed,
         seconds=time.monotonic() - begun,
         weight=tuple(weight),
-        notes=tuple(f"{where}: {note}." for where, note in rounder.notes.items()),
+        notes=(*notes, *(f"{where}: {note}." for where, note in rounder.notes.items())),
         transforms=request.setup.transforms,
         **found,
     )
