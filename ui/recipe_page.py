@@ -6,8 +6,9 @@ import streamlit as st
 
 from quant_core.errors import QuantError
 from quant_core.schema import Evaluation, ModelInfo, ScoreTable, Setup, Solution, digest
-from ui import recipe_budget, recipe_edit, score_form, scores, setup, state
+from ui import added_formats, recipe_budget, recipe_edit, score_form, scores, setup, state
 from ui import recipe_draft as drafts
+from ui.format_names import format_name
 from ui.jobs import latest, request_result, show_error, start_button
 from ui.recipe_files import keep_and_load
 from ui.widgets import empty_state, notes, said
@@ -17,9 +18,9 @@ _MEASURED = "draft:measured"
 
 def score_first(info: ModelInfo) -> ScoreTable | None:
     """The scores a recipe needs; where there are none, the sweep can be started right here."""
-    table = scores.table(info)
-    if table is not None:
-        return table
+    sweep = scores.sweep(info)
+    if sweep is not None:
+        return added_formats.panel(info, sweep)
     st.markdown(
         "**A recipe needs scores first:** how much does the model lose when one layer takes a format?"
     )
@@ -50,6 +51,7 @@ def workbench(info: ModelInfo, table: ScoreTable) -> None:
     st.caption(
         f"Predicted from {_score_name(table)} over {table.tokens:,} tokens of {table.text_label} "
         f"(seed {table.seed}). Weights that no recipe decides on keep the checkpoint's dtype."
+        + _from_state(table)
     )
     notes(table.notes, "scores")
 
@@ -72,6 +74,12 @@ def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: reci
 
 def _score_name(table: ScoreTable) -> str:
     return "Fisher scores" if table.fisher else "KL measured one layer at a time"
+
+
+def _from_state(table: ScoreTable) -> str:
+    """Which of the formats were scored without the model, as a sentence that follows others."""
+    names = ", ".join(format_name(name) for name in table.rescored)
+    return f" From the score state, without running the model: {names}." if names else ""
 
 
 def _foreign(error: QuantError) -> None:

@@ -111,6 +111,8 @@ def _ranking(info: ModelInfo, table: ScoreTable, form: str, score: ScoreName) ->
     _chart(plots.draw_ranking(data, theme.palette(), state.UNIT.get()), "ranking", alt)
     if not any(high > low for low, high in zip(data.lows, data.highs, strict=True)):
         st.caption("This score carries no standard error, so ties cannot be told.")
+    elif data.runs:
+        st.caption("A line on the right joins layers that cannot be told from the uppermost of them.")
 
 
 def _agreement(
@@ -171,6 +173,7 @@ def score_rows(info: ModelInfo, table: ScoreTable) -> pd.DataFrame:
                 "role": unit.role if unit else "",
                 "weights": unit.parameters if unit else None,
                 "format": form,
+                "from": "state" if form in table.rescored else "sweep",
                 "bits_per_weight": table.storage_bits[place][column] / unit.parameters if unit else None,
             }
             for score in available(table):
@@ -184,7 +187,7 @@ def score_rows(info: ModelInfo, table: ScoreTable) -> pd.DataFrame:
 
 def _rows(info: ModelInfo, table: ScoreTable, form: str) -> None:
     frame = score_rows(info, table)
-    shown = frame[frame["format"] == form].drop(columns="format")
+    shown = frame[frame["format"] == form].drop(columns=["format", "from"])
     shown = shown.sort_values(available(table)[0], ascending=False)
     config = {
         "unit": st.column_config.TextColumn("Layer", pinned=True),
