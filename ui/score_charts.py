@@ -12,7 +12,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from quant_core import plots
 from quant_core.schema import ModelInfo, ScoreName, ScoreTable
-from ui import state, theme, words
+from ui import state, theme, what_if, words
 from ui.score_view import SCORE_TITLES, SCORES, available, measured_on
 
 VIEWS = {
@@ -20,6 +20,7 @@ VIEWS = {
     "formats": "All formats",
     "ranking": "Ranking",
     "agreement": "Scores compared",
+    "what-if": "What if",
     "table": "Table",
 }
 VIEW = state.choice_param("view", "the view", tuple(VIEWS))
@@ -80,6 +81,8 @@ def draw(
         _ranking(info, table, form, score)
     elif view == "agreement":
         _agreement(info, table, tables, form, score)
+    elif view == "what-if":
+        what_if.draw(info, table, tables, form, score)
     else:
         _rows(info, table, form)
 
