@@ -141,13 +141,13 @@ def test_texts_are_sorted_and_the_shown_one_is_marked(swept: ScoreTable) -> None
     longer = replace(swept, tokens=16384)
     other = replace(swept, text_label="another text", text_hash="1" * 24)
     data = texts([longer, swept, other], UNIT, 512 * 256, "int3/g64/asym", swept, "fisher")
-    assert [point.label.split(", seed")[0] for point in data.points] == [
-        "another text, 8,192 tokens",
-        "bundled calibration text, 8,192 tokens",
-        "bundled calibration text, 16,384 tokens",
+    assert [point.label for point in data.points] == [
+        "another text<br>8,192 tokens, seed 0",
+        "bundled calibration text<br>8,192 tokens, seed 0",
+        "bundled calibration text<br>16,384 tokens, seed 0",
     ]  # fmt: skip
     assert data.current == 1
-    figure: Any = draw_what_if(data, LIGHT, bits=False)
+    figure: Any = draw_what_if(data, LIGHT)
     assert len(figure.data[0].x) == 3
     assert "seed 0" in figure.data[0].text[0]
     assert not draw_what_if(data._replace(points=()), LIGHT).data

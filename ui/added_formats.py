@@ -41,8 +41,8 @@ def _picker(sweep: ScoreTable, names: Sequence[str]) -> None:
     picked = format_picker(PICKED, "added:format")
     known = picked in sweep.formats or picked in names
     st.button(
-        "Add this format", type="primary", icon=":material/add:", key="added:add", disabled=known, on_click=add,
-        args=([picked],), help="Scores every layer in it from what the sweep kept of the text, without running the "
+        "Add this format", type="primary", icon=":material/add:", key="added:add", disabled=known, on_click=_add_shown,
+        args=(picked,), help="Scores every layer in it from what the sweep kept of the text, without running the "
         "model.",
     )  # fmt: skip
     if known:
@@ -54,6 +54,12 @@ def _picker(sweep: ScoreTable, names: Sequence[str]) -> None:
             on_change=lambda: scores.ADDED.set(tuple(st.session_state["added:names"])),
             help="Take a format away with its cross. The sweep's own formats stay.",
         )  # fmt: skip
+
+
+def _add_shown(name: str) -> None:
+    """Add a format and open it."""
+    add([name])
+    state.FORMAT.set(name)
 
 
 def add(names: Sequence[str]) -> None:

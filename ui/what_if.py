@@ -32,15 +32,15 @@ def draw(
     else:
         st.caption("Group sizes and roundings come from a score state, which holds no measured KL.")
     shown = texts(_with_shown(table, tables), unit.name, unit.parameters, form, table, score)
-    _chart(shown, unit, bits=False)
+    _chart(shown, unit)
     if len(shown.points) < 2:
         st.caption(
             "Sweeps of this format on other text, or with more or fewer tokens, stand here beside each other: change "
             "the settings above and score again."
         )
     st.caption(
-        "Filled: as it is now. Lines are 95 % intervals; behind each label, stored bits a weight. Point at a dot to "
-        "see what it was measured on."
+        "Filled: as it is now. Lines are 95 % intervals; bits are those stored a weight. Point at a dot to see what it "
+        "was measured on."
     )
 
 
@@ -78,11 +78,10 @@ def _vary(
         st.caption("This sweep left no score state, so only the formats it was run for are shown.")
 
 
-def _chart(data: WhatIf, unit: Unit, bits: bool = True) -> None:
-    alt = (
-        f"Score of {unit.name} by {data.title}: {', '.join(f'{p.label} {p.value:.2g}' for p in data.points)}."
-    )
-    theme.chart(draw_what_if(data, theme.palette(), bits), f"what-if-{data.title}", alt)
+def _chart(data: WhatIf, unit: Unit) -> None:
+    told = ", ".join(f"{point.label.replace('<br>', ' ')} {point.value:.2g}" for point in data.points)
+    alt = f"Score of {unit.name} by {data.title}: {told}."
+    theme.chart(draw_what_if(data, theme.palette()), f"what-if-{data.title}", alt)
 
 
 def group_sizes(spec: FormatSpec) -> dict[str, str]:

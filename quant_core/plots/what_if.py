@@ -96,7 +96,7 @@ def texts(
             unit,
             parameters,
             form,
-            f"{table.text_label}, {table.tokens:,} tokens, seed {table.seed}",
+            f"{table.text_label}<br>{table.tokens:,} tokens, seed {table.seed}",
             score,
         )
         for table in holding
@@ -116,8 +116,8 @@ def _point(table: ScoreTable, unit: str, parameters: int, form: str, label: str,
     return Point(label, value, error, bits, origin_of(table, form))
 
 
-def draw_what_if(data: WhatIf, palette: Palette, bits: bool = True) -> go.Figure:
-    """A dot an alternative on a log axis with its 95 % interval, the one in use filled; ``bits`` says to write them."""
+def draw_what_if(data: WhatIf, palette: Palette) -> go.Figure:
+    """A dot an alternative on a log axis with its 95 % interval, the one in use filled; bits are told if they vary."""
     text = SCORES[data.score]
     title = f"{text.title} by {data.title}"
     if not data.points:
@@ -125,7 +125,8 @@ def draw_what_if(data: WhatIf, palette: Palette, bits: bool = True) -> go.Figure
     ends = [interval(point.value, point.stderr) for point in data.points]
     values = [point.value for point in data.points]
     low, _ = positive_range(values)
-    figure = frame(palette, title, 104 + 30 * len(data.points))
+    two_lines = any("<br>" in point.label for point in data.points)
+    figure = frame(palette, title, 104 + (42 if two_lines else 30) * len(data.points))
     fills = [palette.background] * len(values)
     if data.current >= 0:
         fills[data.current] = palette.categorical[0]
@@ -138,7 +139,7 @@ def draw_what_if(data: WhatIf, palette: Palette, bits: bool = True) -> go.Figure
             error_x=error_bars(values, [e[0] for e in ends], [e[1] for e in ends], low / 2, palette.muted),
             text=[
                 hover(
-                    point.label,
+                    point.label.replace("<br>", ", "),
                     f"{text.title}: {quantity(point.value, text.unit)}",
                     f"95 %: {quantity(low_end, '')} to {quantity(high_end, text.unit)}"
                     if point.stderr
@@ -151,7 +152,8 @@ def draw_what_if(data: WhatIf, palette: Palette, bits: bool = True) -> go.Figure
             hovertemplate="%{text}<extra></extra>",
         )
     )
-    labels = [f"{point.label} · {point.bits:,.2f}" if bits else point.label for point in data.points]
+    vary = len({round(point.bits, 2) for point in data.points}) > 1
+    labels = [f"{point.label} · {point.bits:,.2f} bits" if vary else point.label for point in data.points]
     span = interval_range(values, [end[0] for end in ends], [end[1] for end in ends])
     figure.update_xaxes(**log_axis(palette, text.axis, *span, most=4, fixedrange=True))
     figure.update_yaxes(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +75,23 @@ def pack(root: Tensor) -> Tensor:
     """A root as it is stored: the triangle row by row, (width (width + 1) / 2,); others as they are."""
     if root.dim() == 1 or root.shape[1] > WIDE:
         return root
-    rows, columns = torch.triu_indices(*root.shape, device=root.device).unbind()
-    return root[rows, columns]
+    return root.flatten()[_triangle(root.shape[1]).to(root.device)]
 
 
 def unpack(stored: Tensor, width: int) -> Tensor:
     """Undo ``pack`` for vectors of ``width`` values."""
     if stored.dim() == 2 or len(stored) == width:
         return stored
-    root = stored.new_zeros(width, width)
-    rows, columns = torch.triu_indices(width, width, device=stored.device).unbind()
-    root[rows, columns] = stored
-    return root
+    root = stored.new_zeros(width * width)
+    root[_triangle(width).to(stored.device)] = stored
+    return root.view(width, width)
+
+
+@lru_cache(maxsize=8)
+def _triangle(width: int) -> Tensor:
+    """Places of the upper triangle in a flattened (width, width) matrix, row by row."""
+    rows, columns = torch.triu_indices(width, width).unbind()
+    return rows * width + columns
 
 
 def write_state(folder: Path, head: StateHead, tensors: Mapping[str, Tensor]) -> str:
