@@ -92,8 +92,7 @@ def keep_state(
                 tensors[f"{name}|{place}|right"] = pack(term.right)
         factored = [cost(errors.of(slot, form), terms, inputs).score for form in errors.formats]
         units[name] = UnitState(
-            unit.rows,
-            unit.columns,
+            unit,
             source,
             tuple(term.right is not None for term in terms),
             sums.looked_up(name),
@@ -102,6 +101,7 @@ def keep_state(
         )
     head = StateHead(
         request.fingerprint,
+        str(slots[0].parameter.dtype).removeprefix("torch."),
         request.setup.transforms,
         searched,
         tokens.text_hash,

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from quant_core.calibration.statistics import Inputs
+import torch
+
+from quant_core.calibration.inputs import Inputs
 from quant_core.formats import Format, find
 from quant_core.jobs.context import Context
-from quant_core.methods.rewrite import rewritten
-from quant_core.methods.rounder import Rounder
-from quant_core.models.layers import Slot
-from quant_core.models.loading import LoadedModel
-from quant_core.schema import ORIGINAL, RescoreRequest, ScoreTable
+from quant_core.methods.slot_rounder import SlotRounder
+from quant_core.models.slots import Slot
+from quant_core.models.stored import StoredWeights
+from quant_core.schema import ORIGINAL, RescoreRequest, ScoreTable, Unit
 from quant_core.sensitivity.factors import square
 from quant_core.sensitivity.state import ScoreState
 
@@ -27,11 +29,11 @@ DIAGONAL = (
 """What a table's notes say where a method asked for gradients."""
 
 
-class _FromState(Rounder):
+class _FromState(SlotRounder):
     """Rounds with what a state keeps of a unit's inputs."""
 
-    def __init__(self, context: Context, loaded: LoadedModel, state: ScoreState) -> None:
-        super().__init__(context, loaded, state.tokens())
+    def __init__(self, state: ScoreState) -> None:
+        super().__init__()
         self._state = state
         self.approximated = False
 
@@ -64,22 +66,18 @@ def rescore(context: Context, request: RescoreRequest) -> ScoreTable:
     os.utime(state.path)  # states used longest ago are the first to go
     names = dict.fromkeys(find(name).name for name in request.formats)
     forms = [find(name) for name in names if name != ORIGINAL]
-    units = request.units or tuple(state.head.units)
-    loaded = _scored_model(context, request, state)
-    rounder = _FromState(context, loaded, state)
+    units = [state.unit(name).unit for name in request.units or state.head.units]
+    weights, rounder = _weights(context, request, state, units), _FromState(state)
     rows = []
     for place, unit in enumerate(units):
         context.progress(place / len(units), f"{place} of {len(units)} layers from the score state")
-        rows.append(_scores(state, _slot(loaded, state, unit), forms, rounder))
-    storage = [
-        [form.storage(slot.unit.rows, slot.unit.columns, slot.unit.bits) for form in forms]
-        for slot in (loaded.graph.slots[unit] for unit in units)
-    ]
+        rows.append(_scores(state, weights(unit), forms, rounder))
+    storage = [[form.storage(unit.rows, unit.columns, unit.bits) for form in forms] for unit in units]
     sequences, length = state.tokens().ids.shape
     notes = [f"{where}: {note}." for where, note in rounder.notes.items()]
     return ScoreTable(
         fingerprint=request.fingerprint,
-        units=units,
+        units=tuple(unit.name for unit in units),
         formats=tuple(form.name for form in forms),
         storage_bits=tuple(tuple(cell.total for cell in row) for row in storage),
         padded=tuple(tuple(cell.padded for cell in row) for row in storage),
@@ -100,20 +98,27 @@ def rescore(context: Context, request: RescoreRequest) -> ScoreTable:
     )
 
 
-def _scored_model(context: Context, request: RescoreRequest, state: ScoreState) -> LoadedModel:
-    """The model that the sweep scored."""
-    original = context.loaded(request.model, request.roots, request.fingerprint)
-    searched = {unit.name: state.head.searched for unit in original.graph.units if unit.decided}
+def _weights(
+    context: Context, request: RescoreRequest, state: ScoreState, units: Sequence[Unit]
+) -> Callable[[Unit], Slot]:
+    """Where units come from: the checkpoint's files if they are there as they are used, else the model."""
     transforms = state.head.transforms
-    return rewritten(context, original, transforms, searched if state.head.searched else {}, state.tokens())
+    if not transforms and not torch.cuda.is_available():
+        stored = StoredWeights(request.model, request.roots, request.fingerprint, state.head.dtype)
+        if all(map(stored.holds, units)):
+            return stored.slot
+    from quant_core.methods.rewrite import (
+        rewritten,  # loads transformers, which takes longer than all else here
+    )
+
+    original = context.loaded(request.model, request.roots, request.fingerprint)
+    decided = {unit.name: state.head.searched for unit in original.graph.units if unit.decided}
+    searched = decided if state.head.searched else {}
+    slots = rewritten(context, original, transforms, searched, state.tokens()).graph.slots
+    return lambda unit: slots[unit.name]
 
 
-def _slot(loaded: LoadedModel, state: ScoreState, unit: str) -> Slot:
-    state.unit(unit)  # a unit that was not scored is told of by the state
-    return loaded.graph.slots[unit]
-
-
-def _scores(state: ScoreState, slot: Slot, forms: list[Format], rounder: Rounder) -> list[_Cell]:
+def _scores(state: ScoreState, slot: Slot, forms: list[Format], rounder: SlotRounder) -> list[_Cell]:
     """One unit in each format."""
     weight = slot.matrix().float()
     scorer, energy = state.scorer(slot.unit.name, weight.device), square(weight)

@@ -20,11 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from quant_core.calibration.statistics import Inputs
+from quant_core.calibration.inputs import Inputs
 from quant_core.calibration.text import Tokens
 from quant_core.errors import QuantError
 from quant_core.methods.trained import SUFFIX, read_head, write_tensors
-from quant_core.schema import digest, dump, load
+from quant_core.schema import Unit, digest, dump, load
 from quant_core.sensitivity.anchors import Anchor
 from quant_core.sensitivity.factors import WIDE, Term, cost, diagonal
 
@@ -37,8 +37,7 @@ _LOST = "Score the layers again with the new formats among the sweep's."
 class UnitState:
     """What the file holds of one unit beside tensors."""
 
-    rows: int
-    columns: int
+    unit: Unit
     source: str
     """The unit under whose name the inputs are kept; empty if it multiplies none or saw no token."""
     terms: tuple[bool, ...]
@@ -56,6 +55,8 @@ class StateHead:
 
     fingerprint: str
     """The model's."""
+    dtype: str
+    """What it computed in."""
     transforms: tuple[str, ...]
     """Rewrites that the model had gone through."""
     searched: str
@@ -187,8 +188,8 @@ class ScoreState:
         unit = self.unit(name)
         terms = [
             Term(
-                unpack(self._read(f"{name}|{place}|left"), unit.rows).to(device),
-                unpack(self._read(f"{name}|{place}|right"), unit.columns).to(device) if own else None,
+                unpack(self._read(f"{name}|{place}|left"), unit.unit.rows).to(device),
+                unpack(self._read(f"{name}|{place}|right"), unit.unit.columns).to(device) if own else None,
             )
             for place, own in enumerate(unit.terms)
         ]
@@ -198,15 +199,15 @@ class ScoreState:
     def _inputs_root(self, unit: UnitState) -> Tensor:
         """F_x, (k, columns); no rows for a unit that multiplies nothing."""
         if not unit.source:
-            return torch.zeros(0, unit.columns)
-        return unpack(self._read(f"{unit.source}|root"), unit.columns)
+            return torch.zeros(0, unit.unit.columns)
+        return unpack(self._read(f"{unit.source}|root"), unit.unit.columns)
 
     def inputs(self, name: str, device: torch.device) -> Inputs:
         """What rounding methods learn from, on ``device``; ``fisher`` is the product of the factors' diagonals."""
         unit = self.unit(name)
         scorer = self.scorer(name, device)
         if not unit.source:
-            nothing = torch.zeros(unit.columns, device=device)
+            nothing = torch.zeros(unit.unit.columns, device=device)
             return Inputs(torch.zeros(0, 0, device=device), nothing, nothing, nothing[None][:0], 0, None)
         seen = self.head.seen[unit.source]
         mean_abs, largest, samples = (
