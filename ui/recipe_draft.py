@@ -125,6 +125,18 @@ def _loaded(info: ModelInfo, table: ScoreTable, recipe_id: str) -> Draft:
     return from_recipe(info, table, recipe)
 
 
+def unscored(info: ModelInfo, table: ScoreTable) -> list[str]:
+    """Formats of the recipe that the URL names, if it is of this model, that a table has no scores for."""
+    try:
+        recipe = workspace().recipe(RECIPE_ID.get())
+    except QuantError:
+        return []
+    if recipe.fingerprint != info.fingerprint:
+        return []
+    used = {recipe.units[unit].format for unit in table.units if unit in recipe.units}
+    return sorted(used - {*table.formats, schema.ORIGINAL})
+
+
 def from_recipe(info: ModelInfo, table: ScoreTable, recipe: Recipe) -> Draft:
     """A draft to go on from a saved recipe.
 

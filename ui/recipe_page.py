@@ -40,7 +40,7 @@ def workbench(info: ModelInfo, table: ScoreTable) -> None:
         refused, draft = error, drafts.standing(info, table)
     place = recipe_budget.controls(info, table, marks)
     if refused is not None and draft is None and drafts.RECIPE_ID.get():
-        _foreign(refused)
+        _foreign(info, table, refused)
     elif refused is not None:
         recipe_budget.refusal(info, table, marks, refused, draft)
     if draft is None:
@@ -82,9 +82,12 @@ def _from_state(table: ScoreTable) -> str:
     return f" From the score state, without running the model: {names}." if names else ""
 
 
-def _foreign(error: QuantError) -> None:
-    """A recipe that these scores cannot price: it still works on the other pages."""
+def _foreign(info: ModelInfo, table: ScoreTable, error: QuantError) -> None:
+    """A recipe that these scores cannot price: its formats can be scored, and it still works on the other pages."""
     show_error(error)
+    missing = drafts.unscored(info, table)
+    if missing:
+        added_formats.add_button(missing, table, "foreign:add")
     empty_state("The recipe can be compared and exported as it is.", "compare", "Compare it")
     st.button("Start anew from the budget", on_click=drafts.RECIPE_ID.set, args=("",))
 
