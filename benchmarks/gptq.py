@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant_core.calibration.statistics import Inputs
+from quant_core.calibration.inputs import Inputs
 from quant_core.formats import Format, find, from_blocks, to_blocks
 from quant_core.methods import rounding
 

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from ui import score_charts, score_form, score_view
+from ui import added_formats, score_charts, score_form, score_view
 from ui.entry import ensure_entry, link
 from ui.widgets import model_header
 
@@ -26,7 +26,7 @@ if table is not None:
     chart, layer = score_charts.places()
     with chart:
         score_charts.draw(info, table, tables, form, score)
-        st.caption(f"On {score_view.measured_on(table)}.")
+        st.caption(f"On {score_view.measured_on(table)}. {added_formats.origin(table, form)}")
     with layer:
         score_view.layer_panel(info, table, unit, form, score)
     link("recipe", "Turn these scores into a recipe")

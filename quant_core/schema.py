@@ -350,6 +350,21 @@ class SensitivityRequest:
 
 
 @dataclass(frozen=True)
+class RescoreRequest:
+    """Score more formats from the state that a sweep left, without running the model. Answer: ``ScoreTable``."""
+
+    model: ModelRef
+    fingerprint: str
+    state: str
+    """Key of the state, from the sweep's table."""
+    formats: tuple[str, ...]
+    """Full format names."""
+    units: tuple[str, ...] = ()
+    """Units to score; empty for all of the sweep's."""
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class LayerRequest:
     """Histogram, grid and error of one unit in one format. Answer: ``LayerView``."""
 
@@ -453,6 +468,7 @@ class CatalogRequest:
 Request = (
     InspectRequest
     | SensitivityRequest
+    | RescoreRequest
     | LayerRequest
     | EvaluateRequest
     | ProveRequest
@@ -512,6 +528,10 @@ class ScoreTable:
     """What went otherwise than asked (an expert that saw no token), a sentence each."""
     transforms: tuple[str, ...] = ()
     """Rewrites that the model had gone through before it was scored."""
+    state: str = ""
+    """Key of the score state that the pass left, from which further formats are scored; empty if it left none."""
+    rescored: tuple[str, ...] = ()
+    """Those of ``formats`` that were scored from the state, without running the model."""
 
     def scores(self, score: ScoreName) -> Matrix:
         """The matrix of one score (units x formats); empty if it was not computed."""

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, overload
 
-from quant_core import costs, recipes, schema
+from quant_core import columns, costs, recipes, schema
 from quant_core.allocation import front, problem, solution, solver
 from quant_core.errors import Cancelled, JobError, ModelError, QuantError
 from quant_core.jobs.client import Client
@@ -209,6 +209,8 @@ class Workspace:
     @overload
     def result(self, request: schema.SensitivityRequest) -> ScoreTable | None: ...
     @overload
+    def result(self, request: schema.RescoreRequest) -> ScoreTable | None: ...
+    @overload
     def result(self, request: schema.LayerRequest) -> LayerView | None: ...
     @overload
     def result(self, request: schema.EvaluateRequest) -> Evaluation | None: ...
@@ -229,6 +231,8 @@ class Workspace:
     @overload
     def run(self, request: schema.SensitivityRequest, on_progress: Watch | None = None) -> ScoreTable: ...
     @overload
+    def run(self, request: schema.RescoreRequest, on_progress: Watch | None = None) -> ScoreTable: ...
+    @overload
     def run(self, request: schema.LayerRequest, on_progress: Watch | None = None) -> LayerView: ...
     @overload
     def run(self, request: schema.EvaluateRequest, on_progress: Watch | None = None) -> Evaluation: ...
@@ -248,6 +252,10 @@ class Workspace:
         """The stored score tables of a model, the last used first."""
         found = self._client.store.results.of_kind("sensitivity", fingerprint)
         return [table for table in found if isinstance(table, ScoreTable)]
+
+    def with_columns(self, table: ScoreTable, more: Sequence[ScoreTable]) -> ScoreTable:
+        """A sweep's table with the columns of others, scored from its state; ``QuantError`` if they do not fit."""
+        return columns.joined(table, more)
 
     def trainings(self, fingerprint: str) -> list[Training]:
         """The stored trainings of a model, the last used first."""

@@ -8,12 +8,14 @@ import random
 from quant_core.schema import (
     Histogram,
     LayerView,
+    Matrix,
     ModelInfo,
     ModelRef,
     ScoreTable,
     Training,
     TrainRequest,
     Unit,
+    replace,
 )
 
 ROLES = {
@@ -27,6 +29,7 @@ ROLES = {
 }
 FORMATS = ("int2/g64/asym", "int3/g64/asym", "int4/g64/asym", "int8/g64/asym", "nf4/g64", "fp8_e4m3/channel")
 BITS = (2.28125, 3.296875, 4.3125, 8.375, 4.25, 8.0625)
+STATE = "5" * 24
 KL = (0.03, 0.004, 0.0008, 0.000003, 0.0006, 0.00002)
 
 
@@ -80,7 +83,26 @@ def table(info: ModelInfo, measured: bool = False, seed: int = 0) -> ScoreTable:
         fisher_stderr=errors if not measured else (),
         measured=noise if measured else (),
         measured_stderr=errors if measured else (),
+        state="" if measured else STATE,
     )
+
+
+def rescored(info: ModelInfo, forms: tuple[str, ...], units: tuple[str, ...] = ()) -> ScoreTable:
+    """Scores of more formats from the state of ``table``: a little better than INT3, for all units or some."""
+    sweep = table(info)
+    rows = [sweep.units.index(unit) for unit in units or sweep.units]
+
+    def cells(matrix: Matrix, factor: float) -> Matrix:
+        return tuple(
+            tuple(matrix[row][1] * factor / (place + 1) for place in range(len(forms))) for row in rows
+        )
+
+    return replace(
+        sweep, units=tuple(sweep.units[row] for row in rows), formats=forms, rescored=forms, seconds=0.3,
+        storage_bits=tuple((int(sweep.storage_bits[row][1] * 1.05),) * len(forms) for row in rows),
+        padded=tuple((0,) * len(forms) for _ in rows), weight=cells(sweep.weight, 0.9),
+        output=cells(sweep.output, 0.9), fisher=cells(sweep.fisher, 0.9), fisher_stderr=cells(sweep.fisher, 0.1),
+    )  # fmt: skip
 
 
 def layer_view(

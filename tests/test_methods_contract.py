@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant_core.calibration.statistics import Inputs
+from quant_core.calibration.inputs import Inputs
 from quant_core.errors import FormatError
 from quant_core.formats import FAMILIES, Grid, fake_quantize, find, from_blocks, infos, to_blocks
 from quant_core.methods import rounding
-from quant_core.methods.rounder import Quantized, Rounder
+from quant_core.methods.rounder import Rounder
+from quant_core.methods.slot_rounder import Quantized
 from quant_core.models.layers import Slot
 from quant_core.names import parse_format
 from quant_core.schema import ORIGINAL, Calibration, Unit

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quant_core.calibration.statistics import Inputs, collect
+from quant_core.calibration.inputs import Inputs
+from quant_core.calibration.statistics import collect
 from quant_core.calibration.text import Tokens, tokenize
 from quant_core.errors import FormatError
 from quant_core.formats import (

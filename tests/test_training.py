@@ -17,7 +17,8 @@ from quant_core.evaluation.layer import layer_view
 from quant_core.evaluation.quality import evaluate
 from quant_core.formats import find, from_blocks, to_blocks
 from quant_core.jobs.runner import Runner
-from quant_core.methods.rounder import Quantized, Rounder
+from quant_core.methods.rounder import Rounder
+from quant_core.methods.slot_rounder import Quantized
 from quant_core.methods.trained import Header, Trained, find_trained, write_tensors, write_trained
 from quant_core.methods.training import run as run_module
 from quant_core.methods.training.run import train

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from quant_core import costs
-from quant_core.calibration.statistics import Inputs
+from quant_core.calibration.inputs import Inputs
 from quant_core.calibration.text import Tokens
 from quant_core.errors import FormatError, ModelError, QuantError
 from quant_core.evaluation.generation import generate

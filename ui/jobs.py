@@ -5,7 +5,7 @@ request.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar, overload
 
 import streamlit as st
@@ -26,6 +26,7 @@ from quant_core.schema import (
     Proof,
     ProveRequest,
     Request,
+    RescoreRequest,
     Result,
     ScoreTable,
     SensitivityRequest,
@@ -40,7 +41,7 @@ POLL = 0.5
 """Seconds between two looks at a running job."""
 PATIENCE = 1.2
 """Seconds that a page waits for short work before it shows progress instead."""
-SHORT = (InspectRequest, LayerRequest, GenerateRequest, CatalogRequest)
+SHORT = (InspectRequest, LayerRequest, RescoreRequest, GenerateRequest, CatalogRequest)
 LONG = ("sensitivity", "train", "prove", "evaluate")
 """Kinds of jobs that nobody sits and waits for."""
 
@@ -80,6 +81,8 @@ def latest(request: Request) -> Job | None:
 def request_result(request: InspectRequest, *, start: str = ..., why: str = ...) -> ModelInfo | None: ...
 @overload
 def request_result(request: SensitivityRequest, *, start: str = ..., why: str = ...) -> ScoreTable | None: ...
+@overload
+def request_result(request: RescoreRequest, *, start: str = ..., why: str = ...) -> ScoreTable | None: ...
 @overload
 def request_result(request: LayerRequest, *, start: str = ..., why: str = ...) -> LayerView | None: ...
 @overload
@@ -126,11 +129,18 @@ def _begin(request: Request, start: str, why: str) -> Job | None:
         return None
     job = submit(request)
     if job is not None and isinstance(request, SHORT):
-        end = time.monotonic() + PATIENCE
-        while job.active and time.monotonic() < end:
-            time.sleep(0.03)
-            job = workspace().job(job.id)
+        job = wait_a_moment([job])[0]
     return job
+
+
+def wait_a_moment(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs as they are once all have ended, or after ``PATIENCE``."""
+    end = time.monotonic() + PATIENCE
+    now = list(jobs)
+    while any(job.active for job in now) and time.monotonic() < end:
+        time.sleep(0.03)
+        now = [workspace().job(job.id) for job in now]
+    return now
 
 
 def start_button(request: Request, label: str) -> None:

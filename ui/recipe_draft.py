@@ -78,7 +78,7 @@ def ensure(info: ModelInfo, table: ScoreTable) -> Draft:
     if RECIPE_ID.get() not in ("", _saved_id()):
         st.session_state.pop(_DRAFT, None)  # a link named another recipe
     draft = current(info)
-    if draft is not None and set(draft.assignment) == set(table.units) and draft.budget == BUDGET.get():
+    if draft is not None and _fits(draft, table) and draft.budget == BUDGET.get():
         return draft
     pins = draft.pins if draft is not None else {}
     if draft is None and RECIPE_ID.get():
@@ -89,7 +89,8 @@ def ensure(info: ModelInfo, table: ScoreTable) -> Draft:
             st.session_state[_SAVED] = (draft, None, setup.current(info), RECIPE_ID.get())
             return draft
         pins = draft.pins
-    pins = {unit: name for unit, name in pins.items() if unit in table.units}
+    known = {*table.formats, schema.ORIGINAL}
+    pins = {unit: name for unit, name in pins.items() if unit in table.units and name in known}
     budget = BUDGET.get()
     solution = workspace().solve(info, table, budget, pins, table_score(table))
     draft = Draft(info.fingerprint, dict(solution.assignment), budget, pins)
@@ -97,10 +98,17 @@ def ensure(info: ModelInfo, table: ScoreTable) -> Draft:
     return draft
 
 
+def _fits(draft: Draft, table: ScoreTable) -> bool:
+    """Whether a table has scores for all that a draft names: an added format may have been taken away again."""
+    return set(draft.assignment) == set(table.units) and set(draft.assignment.values()) <= {
+        *table.formats, schema.ORIGINAL,
+    }  # fmt: skip
+
+
 def standing(info: ModelInfo, table: ScoreTable) -> Draft | None:
     """The draft as it stands: the last recipe that fitted while the budget asks for the impossible."""
     draft = current(info)
-    return draft if draft is not None and set(draft.assignment) == set(table.units) else None
+    return draft if draft is not None and _fits(draft, table) else None
 
 
 def table_score(table: ScoreTable) -> ScoreName:
@@ -115,6 +123,18 @@ def _loaded(info: ModelInfo, table: ScoreTable, recipe_id: str) -> Draft:
             "The recipe in the link belongs to another model.", "Open that model, or start anew."
         )
     return from_recipe(info, table, recipe)
+
+
+def unscored(info: ModelInfo, table: ScoreTable) -> list[str]:
+    """Formats of the recipe that the URL names, if it is of this model, that a table has no scores for."""
+    try:
+        recipe = workspace().recipe(RECIPE_ID.get())
+    except QuantError:
+        return []
+    if recipe.fingerprint != info.fingerprint:
+        return []
+    used = {recipe.units[unit].format for unit in table.units if unit in recipe.units}
+    return sorted(used - {*table.formats, schema.ORIGINAL})
 
 
 def from_recipe(info: ModelInfo, table: ScoreTable, recipe: Recipe) -> Draft:

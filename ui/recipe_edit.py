@@ -17,8 +17,8 @@ from quant_core.plots.grid import all_clicked
 from quant_core.plots.sizes import stored_bits
 from quant_core.recipes import MIXES
 from quant_core.schema import ORIGINAL, ModelInfo, ScoreTable
+from ui import added_formats, theme, words
 from ui import recipe_draft as drafts
-from ui import theme, words
 from ui.format_names import format_name, method_name, short_names
 from ui.jobs import workspace
 from ui.recipe_draft import Draft
@@ -225,9 +225,12 @@ def _take_mix(info: ModelInfo, table: ScoreTable) -> None:
     )  # fmt: skip
     if missing:
         titles = ", ".join(format_name(form) for form in missing)
-        st.caption(
-            f":orange[The sweep lacks {titles}.] Score the layers in them too, on the Sensitivity page."
-        )
+        if added_formats.add_button(missing, table, "edit:mix-add"):
+            st.caption(f":orange[There are no scores yet for {titles}.]")
+        else:
+            st.caption(
+                f":orange[The sweep lacks {titles}.] Score the layers in them too, on the Sensitivity page."
+            )
     else:
         counts = Counter(wanted.values())
         st.caption(" · ".join(f"{format_name(form)}: {count} layers" for form, count in counts.most_common()))

@@ -7,8 +7,9 @@ import streamlit as st
 from quant_core.errors import QuantError
 from quant_core.plots.pareto import Mark, mark
 from quant_core.schema import Evaluation, ModelInfo, ScoreTable, Setup, Solution, digest
-from ui import proof, recipe_budget, recipe_edit, score_form, scores, setup, state
+from ui import added_formats, proof, recipe_budget, recipe_edit, score_form, scores, setup, state
 from ui import recipe_draft as drafts
+from ui.format_names import format_name
 from ui.jobs import latest, request_result, show_error, start_button
 from ui.recipe_files import keep_and_load
 from ui.widgets import empty_state, notes, said
@@ -18,9 +19,9 @@ _MEASURED = "draft:measured"
 
 def score_first(info: ModelInfo) -> ScoreTable | None:
     """The scores a recipe needs; where there are none, the sweep can be started right here."""
-    table = scores.table(info)
-    if table is not None:
-        return table
+    sweep = scores.sweep(info)
+    if sweep is not None:
+        return added_formats.panel(info, sweep)
     st.markdown(
         "**A recipe needs scores first:** how much does the model lose when one layer takes a format?"
     )
@@ -40,7 +41,7 @@ def workbench(info: ModelInfo, table: ScoreTable) -> None:
         refused, draft = error, drafts.standing(info, table)
     place = recipe_budget.controls(info, table, marks)
     if refused is not None and draft is None and drafts.RECIPE_ID.get():
-        _foreign(refused)
+        _foreign(info, table, refused)
     elif refused is not None:
         recipe_budget.refusal(info, table, marks, refused, draft)
     if draft is None:
@@ -51,6 +52,7 @@ def workbench(info: ModelInfo, table: ScoreTable) -> None:
     st.caption(
         f"Predicted from {_score_name(table)} over {table.tokens:,} tokens of {table.text_label} "
         f"(seed {table.seed}). Weights that no recipe decides on keep the checkpoint's dtype."
+        + _from_state(table)
     )
     notes(table.notes, "scores")
 
@@ -77,9 +79,18 @@ def _score_name(table: ScoreTable) -> str:
     return "Fisher scores" if table.fisher else "KL measured one layer at a time"
 
 
-def _foreign(error: QuantError) -> None:
-    """A recipe that these scores cannot price: it still works on the other pages."""
+def _from_state(table: ScoreTable) -> str:
+    """Which of the formats were scored without the model, as a sentence that follows others."""
+    names = ", ".join(format_name(name) for name in table.rescored)
+    return f" From the score state, without running the model: {names}." if names else ""
+
+
+def _foreign(info: ModelInfo, table: ScoreTable, error: QuantError) -> None:
+    """A recipe that these scores cannot price: its formats can be scored, and it still works on the other pages."""
     show_error(error)
+    missing = drafts.unscored(info, table)
+    if missing:
+        added_formats.add_button(missing, table, "foreign:add")
     empty_state("The recipe can be compared and exported as it is.", "compare", "Compare it")
     st.button("Start anew from the budget", on_click=drafts.RECIPE_ID.set, args=("",))
 

@@ -12,7 +12,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from quant_core import plots
 from quant_core.schema import ModelInfo, ScoreName, ScoreTable
-from ui import state, theme, words
+from ui import state, theme, what_if, words
 from ui.score_view import SCORE_TITLES, SCORES, available, measured_on
 
 VIEWS = {
@@ -20,6 +20,7 @@ VIEWS = {
     "formats": "All formats",
     "ranking": "Ranking",
     "agreement": "Scores compared",
+    "what-if": "What if",
     "table": "Table",
 }
 VIEW = state.choice_param("view", "the view", tuple(VIEWS))
@@ -80,6 +81,8 @@ def draw(
         _ranking(info, table, form, score)
     elif view == "agreement":
         _agreement(info, table, tables, form, score)
+    elif view == "what-if":
+        what_if.draw(info, table, tables, form, score)
     else:
         _rows(info, table, form)
 
@@ -111,6 +114,8 @@ def _ranking(info: ModelInfo, table: ScoreTable, form: str, score: ScoreName) ->
     _chart(plots.draw_ranking(data, theme.palette(), state.UNIT.get()), "ranking", alt)
     if not any(high > low for low, high in zip(data.lows, data.highs, strict=True)):
         st.caption("This score carries no standard error, so ties cannot be told.")
+    elif data.runs:
+        st.caption("A line on the right joins layers that cannot be told from the uppermost of them.")
 
 
 def _agreement(
@@ -171,6 +176,7 @@ def score_rows(info: ModelInfo, table: ScoreTable) -> pd.DataFrame:
                 "role": unit.role if unit else "",
                 "weights": unit.parameters if unit else None,
                 "format": form,
+                "from": "state" if form in table.rescored else "sweep",
                 "bits_per_weight": table.storage_bits[place][column] / unit.parameters if unit else None,
             }
             for score in available(table):
@@ -184,7 +190,7 @@ def score_rows(info: ModelInfo, table: ScoreTable) -> pd.DataFrame:
 
 def _rows(info: ModelInfo, table: ScoreTable, form: str) -> None:
     frame = score_rows(info, table)
-    shown = frame[frame["format"] == form].drop(columns="format")
+    shown = frame[frame["format"] == form].drop(columns=["format", "from"])
     shown = shown.sort_values(available(table)[0], ascending=False)
     config = {
         "unit": st.column_config.TextColumn("Layer", pinned=True),

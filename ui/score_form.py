@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from quant_core.schema import ModelInfo, ScoreTable, SensitivityRequest, digest, replace
-from ui import scores, setup, state
+from ui import added_formats, scores, setup, state
 from ui.format_names import method_name
 from ui.formats_picker import formats_picker
 from ui.jobs import POLL, latest, request_result, workspace
@@ -73,7 +73,7 @@ def run_or_show(
         return so_far, [so_far, *tables]
     if not tables:
         return None, []
-    return _choose(found or tables[0], tables), tables
+    return added_formats.panel(info, _choose(found or tables[0], tables)), tables
 
 
 def _so_far(request: SensitivityRequest) -> ScoreTable | None:

@@ -27,6 +27,8 @@ SCORE_HELP = (
     "|ΔW·x|² / |W·x|² on the calibration text. **Weight error**: |ΔW|² / |W|²; needs no text, and says little about "
     "what matters to the model."
 )
+TIES = 4
+"""Tied layers that are named; of more their number is told."""
 MANY_FORMATS = 12
 """Up to so many formats stand side by side to choose from; more are a list."""
 
@@ -51,6 +53,7 @@ def controls(table: ScoreTable) -> tuple[str, ScoreName]:
     place = st.container(horizontal=True, gap="medium", vertical_alignment="bottom")
     form = _shown_format(table)
     labels = short_names(table.formats)
+    labels |= {name: f"{labels[name]} (from the state)" for name in table.rescored}
     st.session_state["scores:format"] = form
     chosen: dict[str, Any] = {
         "key": "scores:format", "format_func": labels.__getitem__, "help": "The scores of every layer in this format.",
@@ -148,10 +151,27 @@ def layer_panel(info: ModelInfo, table: ScoreTable, unit: Unit, form: str, score
         help="Pick a layer here or click it in the chart.",
     )  # fmt: skip
     st.caption(f"`{unit.name}` · {unit.parameters:,} weights")
+    _ties(info, table, unit, form, score)
     data = plots.format_profile(info, table, unit.name, score)
     alt = f"{SCORE_TITLES[score]} of {unit.name} in {len(data.formats)} formats."
     theme.chart(plots.draw_format_profile(data, theme.palette()), "profile", alt)
     link("weights", "Open its weights", unit=unit.name, format=form)
+
+
+def _ties(info: ModelInfo, table: ScoreTable, unit: Unit, form: str, score: ScoreName) -> None:
+    """Which layers' scores cannot be told from this one's."""
+    errors = plots.stderr_column(table, form, score)
+    if not errors:
+        return
+    alike = set(plots.tied_with(unit.name, plots.score_column(table, form, score), errors))
+    names = [plots.short_name(each) for each in info.units if each.name in alike]
+    if not names:
+        st.caption(f"In {format_name(form)} no other layer is tied with it.")
+        return
+    more = f" and {len(names) - TIES} more" if len(names) > TIES else ""
+    st.caption(
+        f"In {format_name(form)} tied with {', '.join(names[:TIES])}{more}: the difference is within its 95 % interval."
+    )
 
 
 def layer_cost(info: ModelInfo, unit: Unit, form: str) -> None:

@@ -30,7 +30,9 @@ class Product:
     """One application of a unit: ``inputs`` is (n, columns) floats, or (n,) token ids for a lookup.
 
     Where some of the weight's rows make an attention's keys or values, ``mixed`` (rows,) says which, and ``behind``
-    turns errors of the outputs, (n, rows), into errors of the attention's output, (n, features).
+    turns errors of the outputs, (n, rows), into errors of the attention's output, (n, features). ``pull`` is its
+    transpose, from the attention's output to this one's; it needs the pass's graph, and may be called as long as
+    that is there: in ``backward_mixed``.
     """
 
     slot: Slot
@@ -40,6 +42,7 @@ class Product:
     lookup: bool = False
     mixed: Tensor | None = None
     behind: Callable[[Tensor], Tensor] | None = None
+    pull: Callable[[Tensor], Tensor] | None = None
 
 
 Recent = dict[nn.Module, tuple[Product, Tensor]]
@@ -137,15 +140,16 @@ def _watched_attention(name: str, visitor: Visitor, recent: Recent) -> Iterator[
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
     ) -> Any:
         output, weights = attend(module, query, key, value, mask, **options)
+        passed = output.view_as(output)  # pulling back from ``output`` must not set off the hooks below
         if output.requires_grad:
             again = partial(attend, module, attention_mask=mask, **options)
             scale = options.get("scaling") or query.shape[-1] ** -0.5
             mixing = Mixing(again, query.detach(), key, value, scale)
             for feeding in module.children():
                 if feeding in recent:
-                    _follow(mixing, *recent[feeding], output, visitor)
+                    _follow(mixing, *recent[feeding], output, passed, visitor)
         recent.clear()
-        return output, weights
+        return passed, weights
 
     ALL_ATTENTION_FUNCTIONS[name] = watched
     try:
@@ -155,11 +159,19 @@ def _watched_attention(name: str, visitor: Visitor, recent: Recent) -> Iterator[
         recent.clear()
 
 
-def _follow(mixing: Mixing, product: Product, made: Tensor, output: Tensor, visitor: Visitor) -> None:
+def _follow(
+    mixing: Mixing, product: Product, made: Tensor, output: Tensor, passed: Tensor, visitor: Visitor
+) -> None:
     """Have the visitor see the gradient behind the attention for a product that makes its keys or values."""
     to_key, to_value, rows = mixing.paths(made)
     if to_key is None and to_value is None:
         return
+
+    def pull(vectors: Tensor) -> Tensor:
+        (back,) = torch.autograd.grad(output, made, vectors.view_as(output), retain_graph=True)
+        return back.flatten(0, -2) * rows
+
     product.mixed = rows
     product.behind = lambda errors: mixing.behind(errors, to_key, to_value)
-    output.register_hook(lambda gradient: visitor.backward_mixed(product, gradient.flatten(2).flatten(0, 1)))
+    product.pull = pull
+    passed.register_hook(lambda gradient: visitor.backward_mixed(product, gradient.flatten(2).flatten(0, 1)))

@@ -16,31 +16,11 @@ from torch import Tensor
 
 from quant_core.calibration.batches import batch_rows, label_gradient
 from quant_core.calibration.capture import Product, capture
+from quant_core.calibration.inputs import SAMPLES, Inputs
 from quant_core.calibration.text import Tokens
 from quant_core.jobs.context import Context
 from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
-
-SAMPLES = 512
-"""Whole inputs kept a unit, for methods that run the layer itself."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What entered one unit, over ``rows`` tokens: fewer than the text's for an expert, 0 if it saw none."""
-
-    moment: Tensor
-    """Mean of x x', (columns, columns) float32."""
-    mean_abs: Tensor
-    """Mean of |x|, (columns,)."""
-    largest: Tensor
-    """Largest |x|, (columns,)."""
-    samples: Tensor
-    """Some of the inputs, evenly spread over the tokens, (at most about ``SAMPLES``, columns)."""
-    rows: int
-    fisher: Tensor | None = None
-    """Mean of (g_i x_j)^2 over the text's tokens, (rows, columns) of the unit: g is the gradient at its outputs for
-    labels drawn from the model, so that this is the diagonal of the Fisher information. None unless asked for."""
 
 
 @dataclass(eq=False)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from quant_core.errors import ModelError, TextError
 from quant_core.jobs.context import Context
-from quant_core.models.loading import LoadedModel
 from quant_core.schema import TextSource
+
+if TYPE_CHECKING:
+    from quant_core.models.loading import LoadedModel
 
 TEXTS = Path(__file__).resolve().parents[2] / "assets" / "texts"
 _FEWEST = 64

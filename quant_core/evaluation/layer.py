@@ -10,7 +10,8 @@ from torch import Tensor
 from quant_core.formats import Grid, find, to_blocks
 from quant_core.jobs.context import Context
 from quant_core.methods.rewrite import rewritten
-from quant_core.methods.rounder import Quantized, rounder_for
+from quant_core.methods.rounder import rounder_for
+from quant_core.methods.slot_rounder import Quantized
 from quant_core.registry import unknown_name
 from quant_core.schema import ORIGINAL, Histogram, LayerRequest, LayerView, Unit, replace
 

@@ -34,6 +34,7 @@ JOBS: Functions = {
     "generate": "quant_core.evaluation.generation:generate",
     "catalog": "quant_core.methods.catalog:catalog",
     "sensitivity": "quant_core.sensitivity.run:run",
+    "rescore": "quant_core.sensitivity.rescore:rescore",
     "train": "quant_core.methods.training.run:train",
     "prove": "quant_core.evaluation.proof:prove",
     "evaluate": "quant_core.evaluation.quality:evaluate",

@@ -1,4 +1,4 @@
-"""Rounding units by full format name, method included, with the statistics that methods ask for.
+"""Rounding the units of a loaded model, with the statistics that methods ask for.
 
 Statistics are collected for as many units at once as a share of the free memory holds, in the model's order, and kept
 until others take their place: a small model is read once, a large one in a few passes.
@@ -6,42 +6,26 @@ until others take their place: a small model is read once, a large one in a few 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping
 
-from torch import Tensor
-
-from quant_core.calibration.statistics import SAMPLES, Inputs, collect
+from quant_core.calibration.inputs import SAMPLES, Inputs
+from quant_core.calibration.statistics import collect
 from quant_core.calibration.text import Tokens, tokenize
-from quant_core.errors import FormatError
-from quant_core.formats import Codes, Format, fake_quantize, find, from_blocks, join, split, to_blocks
 from quant_core.jobs.context import Context
-from quant_core.methods import rounding
+from quant_core.methods.slot_rounder import SlotRounder
 from quant_core.methods.trained import Trained, find_trained
 from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
 from quant_core.models.memory import free_memory
 from quant_core.models.patch import Weights, swap
 from quant_core.registry import unknown_name
-from quant_core.schema import ORIGINAL, Calibration, Setup, Unit
+from quant_core.schema import ORIGINAL, Calibration, Setup
 
 _SHARE = 0.25
 """Share of the free memory that statistics may take."""
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """One unit rounded: its codes, which weights are kept in 16 bits, and the matrix they stand for."""
-
-    form: Format
-    codes: Codes
-    kept: Tensor | None
-    matrix: Tensor
-    """(rows, columns), in the dtype of the model."""
-
-
-class Rounder:
+class Rounder(SlotRounder):
     """Rounds the units of one model.
 
     Args:
@@ -58,14 +42,12 @@ class Rounder:
         calibration: Calibration | Tokens,
         trained: Trained | None = None,
     ) -> None:
+        super().__init__(trained)
         self._context = context
         self._loaded = loaded
         self._calibration = calibration
-        self._trained = trained
         self._inputs: dict[str, Inputs] = {}
         self._gradients = False
-        self.notes: dict[str, str] = {}
-        """What the user should know of a unit's rounding, by ``unit: format``."""
 
     def weights(self, assignment: Mapping[str, str]) -> Weights:
         """New storage with every named unit rounded to its format, by full format name."""
@@ -76,48 +58,6 @@ class Rounder:
             if form != ORIGINAL:
                 matrices[name] = self.matrix(self._loaded.graph.slots[name], form)
         return swap(self._loaded.graph, matrices)
-
-    def matrix(self, slot: Slot, name: str) -> Tensor:
-        """A unit's matrix (rows, columns) after rounding to the format of full ``name``; errors name the unit."""
-        form = find(name)
-        if not form.spec.method and self._trained is None:
-            return _named(slot.unit, lambda: fake_quantize(form, slot.matrix()))
-        return self.quantize(slot, form).matrix
-
-    def quantize(self, slot: Slot, form: Format) -> Quantized:
-        """A unit rounded to ``form`` by the method in its name; ``FormatError`` names the unit."""
-        return _named(slot.unit, lambda: self._quantize(slot, form))
-
-    def _quantize(self, slot: Slot, form: Format) -> Quantized:
-        matrix = slot.matrix()
-        if self._trained is not None and self._trained.covers(slot.unit.name, form):
-            codes, mask = self._trained.read(slot.unit.name, matrix.device)
-        else:
-            if self._trained is not None:
-                self.notes[f"{slot.unit.name}: {form.name}"] = "was not trained in this format"
-            dense, mask = split(form, matrix)
-            codes = self._codes(slot, form, dense.float())
-        values = from_blocks(form.dequantize(codes), form, *matrix.shape)
-        return Quantized(form, codes, mask, join(values, matrix, mask))
-
-    def _codes(self, slot: Slot, form: Format, dense: Tensor) -> Codes:
-        if not form.spec.method:
-            return form.quantize(to_blocks(dense, form))
-        method = rounding.METHODS[form.spec.method.split(":")[0]]
-        reason = method.refuses(form.info)
-        if reason:
-            raise FormatError(f"{method.info.title} cannot round to {form.spec.family}.", reason)
-        inputs = self.inputs(slot, "gradients" in method.info.needs) if method.info.needs else None
-        if inputs is not None and (
-            not inputs.rows or ("gradients" in method.info.needs and inputs.fisher is None)
-        ):
-            why = "saw no calibration token" if slot.unit.kind == "expert" else "multiplies no input"
-            self.notes[f"{slot.unit.name}: {form.name}"] = f"{why}; rounded to nearest instead"
-            return form.quantize(to_blocks(dense, form))
-        rounded = rounding.find(form.spec.method).round(dense, form, inputs)
-        if rounded.note:
-            self.notes[f"{slot.unit.name}: {form.name}"] = rounded.note
-        return rounded.codes
 
     def inputs(self, slot: Slot, gradients: bool = False) -> Inputs:
         """What entered a unit over the calibration text; read anew for it and those behind it if it is not kept."""
@@ -161,13 +101,3 @@ def rounder_for(context: Context, loaded: LoadedModel, setup: Setup) -> Rounder:
     key = setup.trained
     kept = find_trained(context.folder(), key, loaded.info.fingerprint, setup.transforms) if key else None
     return Rounder(context, loaded, setup.calibration, kept)
-
-
-T = TypeVar("T")
-
-
-def _named(unit: Unit, work: Callable[[], T]) -> T:
-    try:
-        return work()
-    except FormatError as error:
-        raise FormatError(f"{unit.name}: {error.message}", error.hint) from error

@@ -27,8 +27,10 @@ from quant_core.plots.sensitivity import (
     score_column,
     score_map,
     short_formats,
+    stderr_column,
 )
 from quant_core.plots.sizes import SizeBars, draw_size_bars, memory, size_by, size_by_format, stored_bits
+from quant_core.plots.ties import tied_with
 from quant_core.plots.weights import (
     WeightHistogram,
     draw_error_histogram,
@@ -85,6 +87,8 @@ __all__ = [
     "short_name",
     "size_by",
     "size_by_format",
+    "stderr_column",
     "stored_bits",
+    "tied_with",
     "weight_histogram",
 ]

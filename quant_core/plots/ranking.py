@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import plotly.graph_objects as go
@@ -24,14 +23,16 @@ from quant_core.plots._common import (
 from quant_core.plots.grid import short_name
 from quant_core.plots.palette import Palette
 from quant_core.plots.sensitivity import score_column, stderr_column
+from quant_core.plots.ties import tied_neighbours, tied_runs
 from quant_core.schema import ModelInfo, ScoreName, ScoreTable
 
 
 class Ranking(NamedTuple):
     """The highest scores first, with 95 % intervals.
 
-    ``tied[i]`` is true if interval i overlaps that of the unit ranked directly above or below: their order
-    may be chance. ``total`` is how many units there are in all.
+    ``tied[i]`` is true if unit i is tied with the one ranked directly above or below: their order may be chance.
+    ``runs`` are stretches (first, last) of places that cannot be told from their first (``ties.tied_runs``).
+    ``total`` is how many units there are in all.
     """
 
     format: str
@@ -43,6 +44,7 @@ class Ranking(NamedTuple):
     highs: tuple[float, ...]
     tied: tuple[bool, ...]
     total: int
+    runs: tuple[tuple[int, int], ...] = ()
 
 
 def ranking(
@@ -54,7 +56,8 @@ def ranking(
     units = [unit for unit in model.units if unit.name in values]
     units.sort(key=lambda unit: -values[unit.name])
     ends = [interval(values[unit.name], errors.get(unit.name, 0.0)) for unit in units]
-    overlaps = [bool(errors) and below[1] >= above[0] for above, below in pairwise(ends)]
+    ordered, spreads = ([column.get(unit.name, 0.0) for unit in units] for column in (values, errors))
+    overlaps = tied_neighbours(ordered, spreads) if errors else ()
     shown = units[:top]
     return Ranking(
         format=format_name,
@@ -66,11 +69,12 @@ def ranking(
         highs=tuple(end[1] for end in ends[:top]),
         tied=tuple(any(overlaps[max(index - 1, 0) : index + 1]) for index in range(len(shown))),
         total=len(units),
+        runs=tied_runs(ordered[:top], spreads[:top]) if errors else (),
     )
 
 
 def draw_ranking(data: Ranking, palette: Palette, selected: str = "") -> go.Figure:
-    """A dot a unit on a log axis with its 95 % interval; hollow dots are tied with a neighbour.
+    """A dot a unit on a log axis with its 95 % interval; hollow dots are tied with a neighbour, lines join ties.
 
     Clicks return the unit's name as ``customdata``.
     """
@@ -83,7 +87,7 @@ def draw_ranking(data: Ranking, palette: Palette, selected: str = "") -> go.Figu
     add_legend(figure)
     groups = (
         (False, "rank is certain", palette.categorical[0]),
-        (True, "tied: interval overlaps a neighbour's", ""),
+        (True, "tied with a neighbour", ""),
     )
     for tied, name, fill in groups:
         places = [index for index, value in enumerate(data.tied) if value is tied]
@@ -125,6 +129,12 @@ def draw_ranking(data: Ranking, palette: Palette, selected: str = "") -> go.Figu
                 hovertemplate="%{text}<extra></extra>",
             )
         )
+    for level, (first, last) in enumerate(data.runs):
+        across = 1 - 0.012 * (level % 3)
+        figure.add_shape(
+            type="line", xref="paper", x0=across, x1=across, y0=first - 0.3, y1=last + 0.3,
+            line={"width": 2, "color": palette.muted},
+        )  # fmt: skip
     if selected in data.units:
         place = data.units.index(selected)
         figure.add_hrect(

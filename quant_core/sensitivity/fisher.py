@@ -32,6 +32,7 @@ from quant_core.jobs.context import Context
 from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
 from quant_core.sensitivity.errors import RoundingErrors
+from quant_core.sensitivity.sums import StateSums
 
 LABELS = 2
 """Labels drawn at each position; more mean less noise, and each costs one backward pass."""
@@ -47,6 +48,8 @@ class LayerScores:
 
     output: Tensor
     fisher: Tensor | None
+    signal: tuple[float, ...]
+    """Mean |W x|^2 of each unit over all tokens."""
 
 
 @dataclass(eq=False)
@@ -59,10 +62,12 @@ class _Seen:
 
 
 class _Collector:
-    """Keeps one batch's inputs and gradients by unit."""
+    """Keeps one batch's inputs and gradients by unit; ``sums`` looks on for a score state."""
 
-    def __init__(self, wanted: set[str]) -> None:
+    def __init__(self, wanted: set[str], sequences: int, sums: StateSums | None) -> None:
         self.wanted = wanted
+        self.sequences = sequences
+        self.sums = sums
         self.seen: dict[str, dict[Product, _Seen]] = {}
         self.energy: dict[str, float] = {}
 
@@ -71,6 +76,8 @@ class _Collector:
         if name in self.wanted:
             self.energy[name] = self.energy.get(name, 0.0) + _energy(outputs)
             self.seen.setdefault(name, {})[product] = _Seen(product)
+            if self.sums is not None:
+                self.sums.enter(product)
 
     def backward(self, product: Product, gradient: Tensor) -> None:
         name = product.slot.unit.name
@@ -81,6 +88,8 @@ class _Collector:
         name = product.slot.unit.name
         if name in self.wanted:
             self.seen[name][product].mixed.append(gradient)
+            if self.sums is not None:
+                self.sums.pull(product, gradient, self.sequences)
 
 
 def _energy(values: Tensor) -> float:
@@ -98,6 +107,7 @@ def score_layers(
     seed: int,
     gradients: bool = True,
     report: Callable[[LayerScores, int], None] | None = None,
+    sums: StateSums | None = None,
 ) -> LayerScores:
     """Fisher score and output error of every unit in every format, in one pass over the tokens.
 
@@ -110,6 +120,7 @@ def score_layers(
         seed: For the labels, drawn on the CPU so that devices agree.
         gradients: False skips the backward pass and the Fisher score.
         report: Told after every batch what is known so far, and from how many sequences.
+        sums: Where to add up what a score state is made of.
     """
     formats = errors.formats
     sequences, length = tokens.ids.shape
@@ -122,12 +133,14 @@ def score_layers(
     for start in range(0, sequences, step):
         context.progress(start / sequences, f"{start * length:,} of {tokens.count:,} calibration tokens")
         ids = tokens.ids[start : start + step]
-        found = _run(loaded, ids, {slot.unit.name for slot in slots}, generator, gradients)
+        found = _run(loaded, ids, {slot.unit.name for slot in slots}, generator, gradients, sums)
         for index, slot in enumerate(slots):
             done = (start + len(ids) * index / len(slots)) / sequences
             context.progress(done, f"{int(done * tokens.count):,} of {tokens.count:,} calibration tokens")
             signal[index] += found.energy.get(slot.unit.name, 0.0)
             seen = list(found.seen.pop(slot.unit.name, {}).values())
+            if sums is not None:
+                sums.add(slot.unit.name, [(entry.product, entry.direct) for entry in seen])
             for column, form in enumerate(formats):
                 slopes, energy = _project(errors.of(slot, form), seen, ids.numel())
                 noise[index, column] += energy
@@ -135,16 +148,24 @@ def score_layers(
                 fisher[index, column, start : start + step] = per_token.mean(1) / 2
         read = start + len(ids)
         ratio = noise / signal.clamp(min=1e-30)[:, None]
-        scores = LayerScores(ratio, fisher[..., :read] if gradients else None)
+        mean = tuple((signal / (read * length)).tolist())
+        scores = LayerScores(ratio, fisher[..., :read] if gradients else None, mean)
         if report is not None:
             report(scores, read)
     return scores
 
 
 def _run(
-    loaded: LoadedModel, ids: Tensor, wanted: set[str], generator: torch.Generator, gradients: bool
+    loaded: LoadedModel,
+    ids: Tensor,
+    wanted: set[str],
+    generator: torch.Generator,
+    gradients: bool,
+    sums: StateSums | None,
 ) -> _Collector:
-    found = _Collector(wanted)
+    found = _Collector(wanted, len(ids), sums)
+    if sums is not None:
+        sums.begin()
     model: Any = loaded.model
     with torch.set_grad_enabled(gradients), capture(loaded.graph, found, model):
         logits = model(ids.to(loaded.device), use_cache=False).logits

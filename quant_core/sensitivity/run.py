@@ -15,11 +15,13 @@ from quant_core.methods.rewrite import rewritten
 from quant_core.methods.rounder import Rounder
 from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
-from quant_core.schema import ORIGINAL, Matrix, ScoresEvent, ScoreTable, SensitivityRequest
+from quant_core.schema import ORIGINAL, Matrix, ScoresEvent, ScoreTable, SensitivityRequest, replace
 from quant_core.sensitivity.errors import RoundingErrors
-from quant_core.sensitivity.fisher import LayerScores, bootstrap_error, score_layers
+from quant_core.sensitivity.fisher import LABELS, LayerScores, bootstrap_error, score_layers
+from quant_core.sensitivity.keep import keep_state, too_large
 from quant_core.sensitivity.measured import Sweep, measure_layers
 from quant_core.sensitivity.points import Points
+from quant_core.sensitivity.sums import StateSums
 from quant_core.store.keys import request_key
 
 PARTS = 16
@@ -67,11 +69,24 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
             )
 
     gradients = request.score == "fisher"
+    reason = too_large(slots, context.folder()) if gradients else ""
+    sums = StateSums(slots, tokens.count, LABELS, request.seed) if gradients and not reason else None
     scores = score_layers(
-        context, loaded, tokens, slots, errors, seed=request.seed, gradients=gradients, report=report
+        context,
+        loaded,
+        tokens,
+        slots,
+        errors,
+        seed=request.seed,
+        gradients=gradients,
+        sums=sums,
+        report=report,
     )
-    weight = weight or _weight_errors(context, slots, errors)
-    return sheet.table(_scores(scores, request.seed) | {"weight": weight})
+    table = sheet.table(
+        _scores(scores, request.seed) | {"weight": weight or _weight_errors(context, slots, errors)},
+        notes=(reason,) if reason else (),
+    )
+    return table if sums is None else replace(table, state=_keep(context, sheet, errors, sums, scores, first))
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,7 @@ class _Sheet:
             [form.storage(slot.unit.rows, slot.unit.columns, slot.unit.bits) for form in self.formats]
             for slot in self.slots
         ]
-        return ScoreTable(
+        table = ScoreTable(
             fingerprint=self.loaded.info.fingerprint,
             units=tuple(slot.unit.name for slot in self.slots),
             formats=tuple(form.name for form in self.formats),
@@ -110,8 +125,8 @@ class _Sheet:
             seconds=time.monotonic() - self.begun,
             notes=notes + tuple(f"{where}: {note}." for where, note in self.rounder.notes.items()),
             transforms=self.request.setup.transforms,
-            **scores,
         )
+        return replace(table, **scores)
 
 
 def _measure(context: Context, sheet: _Sheet, errors: RoundingErrors) -> ScoreTable:
@@ -130,6 +145,31 @@ def _measure(context: Context, sheet: _Sheet, errors: RoundingErrors) -> ScoreTa
     }
     points.close()
     return sheet.table(found, notes=notes)
+
+
+def _keep(
+    context: Context,
+    sheet: _Sheet,
+    errors: RoundingErrors,
+    sums: StateSums,
+    scores: LayerScores,
+    searched: Mapping[str, str],
+) -> str:
+    """The key of the score state that the pass leaves."""
+    assert scores.fisher is not None
+    context.progress(1.0, "Keeping the score state")
+    return keep_state(
+        context.folder(),
+        sheet.request,
+        next(iter(searched.values()), ""),
+        sheet.tokens,
+        sheet.slots,
+        errors,
+        sums,
+        scores.fisher.mean(dim=-1),
+        bootstrap_error(scores.fisher, sheet.request.seed),
+        scores.signal,
+    )
 
 
 def _weight_errors(context: Context, slots: Sequence[Slot], errors: RoundingErrors) -> Matrix:

@@ -23,6 +23,7 @@ class Kind:
 
 _ALL = (
     Kind("inspect", schema.InspectRequest, schema.ModelInfo, True, "Open {model}"),
+    Kind("rescore", schema.RescoreRequest, schema.ScoreTable, True, "Score more formats of {model}"),
     Kind("layer", schema.LayerRequest, schema.LayerView, True, "Look at a layer of {model}"),
     Kind("generate", schema.GenerateRequest, schema.Generation, True, "Write with {model}"),
     Kind("catalog", schema.CatalogRequest, schema.Catalog, True, "List what there is"),

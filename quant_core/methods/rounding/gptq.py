@@ -25,7 +25,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quant_core.calibration.statistics import Inputs
+from quant_core.calibration.inputs import Inputs
 from quant_core.errors import FormatError
 from quant_core.formats import Codes, Format, Grid, place, to_blocks
 from quant_core.formats.integer import IntegerFormat

@@ -22,7 +22,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quant_core.calibration.statistics import Inputs
+from quant_core.calibration.inputs import Inputs
 from quant_core.errors import FormatError
 from quant_core.formats import Codes, Format, Grid, to_blocks
 from quant_core.methods.rounding._common import errors

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from quant_core.calibration.statistics import Inputs
+from quant_core.calibration.inputs import Inputs
 from quant_core.formats import Codes, Format, to_blocks
 from quant_core.methods.rounding._common import importance_blocks, no_say, weighted_grid
 from quant_core.methods.rounding.base import Rounded, Rounding, register

@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quant_core.calibration.statistics import Inputs
+from quant_core.calibration.inputs import Inputs
 from quant_core.formats import Codes, Format, from_blocks, to_blocks
 from quant_core.methods.rounding.base import Rounded, Rounding, register
 from quant_core.schema import FamilyInfo, MethodInfo, Option

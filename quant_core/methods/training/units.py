@@ -17,7 +17,7 @@ from torch import Tensor
 
 from quant_core.formats import Codes, Format, Grid, from_blocks, to_blocks
 from quant_core.formats.base import sixteen_bits
-from quant_core.methods.rounder import Quantized
+from quant_core.methods.slot_rounder import Quantized
 from quant_core.methods.training.steps import learned_step, learns_steps, stored_grid, straight_through
 from quant_core.models.layers import Slot
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from quant_core.calibration.statistics import Inputs
+from quant_core.calibration.inputs import Inputs
 from quant_core.formats import Format, fake_quantize
 from quant_core.methods.transforms.base import Transform, Work, mean_size, read_inputs, register
 from quant_core.models.anatomy import Link, anatomy
