@@ -91,7 +91,7 @@ def test_a_sweep_that_has_told_nothing_yet_shows_its_progress_alone(home: Path) 
     assert not app.info
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", [view for view in VIEWS if view != "what-if"])
 def test_every_view_draws(info: ModelInfo, view: str) -> None:
     app = page(view=view, format="int3/g64/asym", unit=SOME)
     charts = len(app.get("plotly_chart"))

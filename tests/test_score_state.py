@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +19,20 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from quant_core.calibration.capture import Product, capture
-from quant_core.errors import QuantError
+from quant_core.errors import ModelError, QuantError
 from quant_core.methods.rounder import Rounder
 from quant_core.models.loading import LoadedModel
+from quant_core.models.stored import StoredWeights
 from quant_core.schema import (
     RescoreRequest,
     ScoreTable,
     SensitivityRequest,
     TextSource,
+    dump,
+    load,
     replace,
 )
-from quant_core.sensitivity.anchors import UNKNOWN, Anchor, anchor
+from quant_core.sensitivity.anchors import OTHER, UNKNOWN, Anchor, anchor
 from quant_core.sensitivity.factors import Moment, Term, behind_rows, cost, diagonal, root_of
 from quant_core.sensitivity.keep import prune, too_large
 from quant_core.sensitivity.rescore import DIAGONAL, rescore
@@ -181,8 +187,8 @@ def test_anchors_by_hand() -> None:
     """Ratios 2, 4 and 8: the median is 4; logarithms scatter by log 2 around it; errors are a tenth."""
     found = anchor([2.0, 8.0, 8.0], [0.2, 0.8, 0.8], [1.0, 2.0, 1.0])
     assert found.ratio == pytest.approx(4.0)
-    assert found.relative == pytest.approx(math.hypot(0.1, math.log(2)))
-    assert anchor([3.0], [0.0], [1.0]).relative == UNKNOWN
+    assert found.relative == pytest.approx(math.hypot(0.1, math.log(2), OTHER))
+    assert anchor([3.0], [0.0], [1.0]).relative == pytest.approx(math.hypot(UNKNOWN, OTHER))
     assert anchor([], [], []) == anchor([0.0], [0.0], [0.0]) == Anchor(1.0, 1.0)
 
 
@@ -297,6 +303,48 @@ def test_same_state_same_numbers_and_another_seed_another_state(
     first, second = (rescore(place, more(llama, swept, "nf4")) for place in (context, elsewhere))
     assert replace(first, seconds=0.0) == replace(second, seconds=0.0)
     assert run(elsewhere, sweep(llama, "int3", seed=1)).state != run(elsewhere, sweep(llama, "int3")).state
+
+
+FRESH = """
+import json, sys
+from pathlib import Path
+from types import SimpleNamespace
+from quant_core import schema
+from quant_core.sensitivity.rescore import rescore
+
+request = schema.load(schema.RescoreRequest, json.loads(sys.argv[1]))
+context = SimpleNamespace(progress=lambda *_: None, folder=lambda: Path(sys.argv[2]))
+print(json.dumps([schema.dump(rescore(context, request)), "transformers" in sys.modules]))
+"""
+
+
+def test_a_fresh_process_finds_the_same_numbers_and_needs_no_model(
+    llama: LoadedModel, context: FakeContext, swept: ScoreTable
+) -> None:
+    """Days later: the file, the checkpoint and no more; transformers, which takes longest to load, is not loaded."""
+    request = more(llama, swept, "nf4", "int3@imatrix")
+    command = [sys.executable, "-c", FRESH, json.dumps(dump(request)), str(context.folder())]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    data, transformers = json.loads(ended.stdout)
+    here, there = rescore(context, request), load(ScoreTable, data)
+    assert not transformers
+    assert (there.units, there.formats, there.notes) == (here.units, here.formats, here.notes)
+    for score in ("fisher", "fisher_stderr", "output", "weight"):
+        np.testing.assert_allclose(getattr(there, score), getattr(here, score), rtol=1e-5)
+
+
+def test_weights_read_by_name_are_the_models(tiny: LoadedModel, tmp_path: Path) -> None:
+    """Where a unit is stored as a matrix under its name; what is renamed, turned or stacked is not claimed."""
+    info = tiny.info
+    stored = StoredWeights(info.ref, (), info.fingerprint, info.compute_dtype)
+    held = [unit for unit in info.units if stored.holds(unit)]
+    for unit in held:
+        assert torch.equal(stored.slot(unit).matrix(), tiny.graph.slots[unit.name].matrix())
+    odd = {"GPT2LMHeadModel": {"conv1d"}, "MixtralForCausalLM": {"expert"}}.get(info.architecture, set())
+    assert {unit.kind for unit in info.units if unit not in held} == odd
+    with pytest.raises(ModelError, match="has changed"):
+        StoredWeights(info.ref, (), "0" * 24, info.compute_dtype)
+    assert not stored.holds(replace(held[0], rows=held[0].rows + 1))
 
 
 def test_rewritten_models_are_rescored_rewritten(llama: LoadedModel) -> None:

@@ -14,6 +14,8 @@ from statistics import median
 
 UNKNOWN = 0.1
 """Scatter that is assumed where one format alone is known."""
+OTHER = 0.04
+"""Scatter that comes on top, for formats and roundings of other kinds: what was met on the bundled model."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ def anchor(exact: Sequence[float], stderr: Sequence[float], factored: Sequence[f
         factored: Factored scores of the same formats.
 
     Returns:
-        The relative error joins, as independent, the typical relative standard error of the exact scores with the
-        standard deviation of the ratios' logarithms around their median. (1, 1) where no format tells anything.
+        The relative error joins, as independent, the typical relative standard error of the exact scores, the standard
+        deviation of the ratios' logarithms around their median, and ``OTHER``. (1, 1) where no format tells anything.
     """
     known = [(e, s, f) for e, s, f in zip(exact, stderr, factored, strict=True) if e > 0 and f > 0]
     if not known:
@@ -44,4 +46,4 @@ def anchor(exact: Sequence[float], stderr: Sequence[float], factored: Sequence[f
     scatter = UNKNOWN
     if len(logs) > 1:
         scatter = math.sqrt(sum((log - middle) ** 2 for log in logs) / (len(logs) - 1))
-    return Anchor(math.exp(middle), math.hypot(median(s / e for e, s, _ in known), scatter))
+    return Anchor(math.exp(middle), math.hypot(median(s / e for e, s, _ in known), scatter, OTHER))
