@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from quant_core.calibration.suitability import doubts
 from quant_core.calibration.text import tokenize
 from quant_core.formats import find
 from quant_core.jobs.context import Context
@@ -39,7 +40,7 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
     rounder = Rounder(context, loaded, tokens)
     errors = RoundingErrors(formats, rounder)
     found: dict[str, Any] = {}
-    notes: tuple[str, ...] = ()
+    notes = doubts(original, tokens, request.sequence)
     points: Points | None = None
     if request.score == "measured":
         points = Points(
@@ -48,7 +49,7 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
             (len(slots), len(formats), len(tokens.ids)),
             {"fingerprint": loaded.info.fingerprint, "text_hash": tokens.text_hash},
         )
-        notes = measure_layers(context, Sweep(loaded, tokens, slots, errors), points)
+        notes += measure_layers(context, Sweep(loaded, tokens, slots, errors), points)
         found["measured"] = _matrix(points.kl.mean(dim=-1))
         found["measured_stderr"] = _matrix(bootstrap_error(points.kl, request.seed))
     elif request.score != "weight":
