@@ -1,4 +1,4 @@
-"""Proving finalists on the recipe page: what is offered, what is shown of the result, and taking the winner."""
+"""Several recipes measured from the recipe page: finalists proved, the winner taken, the prediction calibrated."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from quant_core.schema import ModelInfo, Proof, ProveRequest, ScoreTable
+from quant_core.schema import Budget, ModelInfo, Proof, ProveRequest, ScoreTable
 from quant_core.store import Store
 from quant_core.store.kinds import load_request
 from quant_core.workspace import Workspace
-from tests.served_pages import job, keep, open_page, texts
+from tests.served_pages import MEASURED, job, keep, open_page, texts
 from tests.test_pages_recipe import draft
+from ui import calibrate
 from ui import proof as panel
+from ui.recipe_draft import measure_request
 
 
 @pytest.fixture
@@ -97,3 +99,57 @@ def test_the_job_is_kept_as_it_was_asked(home: Path, info: ModelInfo, asked: lis
     ticket = store.jobs.ticket(made.id)
     store.close()
     assert load_request(ticket.job.kind, ticket.request) == asked[-1]
+
+
+@pytest.fixture
+def calibrating(monkeypatch: pytest.MonkeyPatch) -> list[ProveRequest]:
+    """What the page asks for to calibrate."""
+    found: list[ProveRequest] = []
+    whole = calibrate._request
+
+    def keeping(info: ModelInfo, table: ScoreTable) -> ProveRequest:
+        found.append(whole(info, table))
+        return found[-1]
+
+    monkeypatch.setattr(calibrate, "_request", keeping)
+    return found
+
+
+def test_a_calibration_corrects_every_prediction(
+    home: Path, workspace: Workspace, info: ModelInfo, table: ScoreTable, calibrating: list[ProveRequest]
+) -> None:
+    """All that was measured is 1.3 times the prediction, so that is what every recipe is said to cost from then on."""
+    app = open_page("recipe")
+    assert any(button.label == "Calibrate the prediction" for button in app.button)
+    request = calibrating[-1]
+    sums = [workspace.price(info, table, recipe).predicted_kl for recipe in request.assignments]
+    rows = tuple((1.2 * kl, 1.4 * kl) for kl in sums)
+    keep(home, request, Proof(request.fingerprint, rows, 4080, "e" * 24, "bundled evaluation text", 40.0))
+    app.run()
+    assert not any(button.label == "Calibrate the prediction" for button in app.button)
+    for budget in (4.5, 3.2):
+        app.number_input(key="budget:exact").set_value(budget).run()
+        shown = app.metric[2]
+        plain = workspace.solve(info, table, draft(app).budget).predicted_kl
+        assert float(shown.value.split()[0]) == pytest.approx(1.3 * plain, rel=0.02)
+        assert shown.delta.endswith("calibrated on 10 measured recipes")
+        low, high = shown.delta.split(" (")[0].split(" to ")
+        assert float(low) <= 1.3 * plain <= float(high)
+
+
+def test_the_calibration_is_the_same_for_every_recipe(
+    info: ModelInfo, calibrating: list[ProveRequest]
+) -> None:
+    app = open_page("recipe")
+    app.number_input(key="budget:exact").set_value(3.2).run()
+    assert calibrating[0] == calibrating[-1]
+
+
+def test_the_caption_says_whether_costs_add_up(
+    home: Path, workspace: Workspace, info: ModelInfo, table: ScoreTable
+) -> None:
+    assignment = dict(workspace.solve(info, table, Budget("bits", 4.5)).assignment)
+    predicted = workspace.price(info, table, assignment)
+    keep(home, measure_request(info, assignment), MEASURED)
+    ratio = MEASURED.kl_mean / predicted.predicted_kl
+    assert f"the whole recipe costs {ratio:.2f} ± " in texts(open_page("recipe"))

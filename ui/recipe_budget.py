@@ -31,8 +31,13 @@ class Landmarks(NamedTuple):
 
 def landmarks(info: ModelInfo, table: ScoreTable, pins: dict[str, str]) -> Landmarks:
     """The landmarks of a table under pins; computed once and then kept."""
+    return _landmarks(table_key(table), tuple(sorted(pins.items())), info, table)
+
+
+def table_key(table: ScoreTable) -> str:
+    """What tells tables apart for things that are computed from one and then kept."""
     key = f"{table.fingerprint} {table.text_hash} {table.tokens} {table.seed} {table.formats} {len(table.units)}"
-    return _landmarks(f"{key} {drafts.table_score(table)}", tuple(sorted(pins.items())), info, table)
+    return f"{key} {drafts.table_score(table)}"
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
@@ -167,9 +172,17 @@ def _budget(value: float) -> Budget:
 
 
 def verdict(
-    info: ModelInfo, solution: Solution, marks: Landmarks, measured: Evaluation | None, edited: bool
+    info: ModelInfo,
+    solution: Solution,
+    marks: Landmarks,
+    measured: Evaluation | None,
+    edited: bool,
+    calibrated: Figure | None = None,
 ) -> None:
-    """What the recipe costs and does, and one sentence on what mixing formats bought."""
+    """What the recipe costs and does, and one sentence on what mixing formats bought.
+
+    ``calibrated`` stands in the place of the sum of scores, if there is one.
+    """
     share = 8 * solution.total_bytes / info.original_bits
     items = [
         Figure("Average bits", words.bits(solution.average_bits), "All stored bits of the decided layers, scales and "
@@ -177,6 +190,7 @@ def verdict(
         Figure("All weights", words.size(solution.total_bytes), "The whole model: decided layers in their formats, "
                f"the rest as in the checkpoint ({words.size(info.original_bits / 8)} in all). 1 MB = 10⁶ bytes.",
                f"{words.share(share)} of the original"),
+        calibrated or
         Figure("Predicted KL", f"{words.significant(solution.predicted_kl)} nats", "Sum of the layers' scores: how far "
                "the next-token distribution is expected to move, in nats a token, on text like the calibration text. "
                "The interval (95 %) is the sampling error of that text.",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
+from quant_core.allocation.additivity import additivity
 from quant_core.errors import QuantError
 from quant_core.plots.pareto import Mark, mark
-from quant_core.schema import Evaluation, ModelInfo, ScoreTable, Setup, Solution, digest
-from ui import added_formats, proof, recipe_budget, recipe_edit, score_form, scores, setup, state
+from quant_core.schema import Evaluation, ModelInfo, ScoreName, ScoreTable, Setup, Solution, digest
+from ui import added_formats, calibrate, proof, recipe_budget, recipe_edit, score_form, scores, setup, state
 from ui import recipe_draft as drafts
 from ui.format_names import format_name
 from ui.jobs import latest, request_result, show_error, start_button
@@ -61,10 +62,12 @@ def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: reci
     """What the recipe costs and does, where it lies on the front, and every way to change it."""
     solution = drafts.priced(info, table, draft)
     measured = drafts.measured(info, draft.assignment)
-    recipe_budget.verdict(info, solution, marks, measured, draft.edited)
+    predicted = calibrate.figure(info, table, solution)
+    recipe_budget.verdict(info, solution, marks, measured, draft.edited, predicted)
     drafts.keep_current(info, table)
     _actions(info, table, draft, measured)
-    _measure(info, draft, solution, measured)
+    calibrate.offer(info, table)
+    _measure(info, draft, solution, measured, drafts.table_score(table))
     proved = proof.panel(info, table, draft, marks)
     left, right = st.columns([5, 6], gap="medium")
     with left:
@@ -116,21 +119,29 @@ def _actions(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, measured: 
             start_button(request, "Measure it")
 
 
-def _measure(info: ModelInfo, draft: drafts.Draft, solution: Solution, measured: Evaluation | None) -> None:
+def _measure(
+    info: ModelInfo, draft: drafts.Draft, solution: Solution, measured: Evaluation | None, by: ScoreName
+) -> None:
     """How the measurement is going, or how it compares with the prediction."""
     if measured is None:
         request = drafts.measure_request(info, draft.assignment)
         if latest(request) is not None:
             request_result(request, start="Measure it")
         return
-    ratio = solution.predicted_kl / measured.kl_mean if measured.kl_mean > 0 else 0.0
+    found = additivity(measured.kl_mean, measured.kl_stderr, solution.predicted_kl, solution.predicted_stderr)
+    sums = "what its layers cost one by one" if by == "measured" else "what is predicted for its layers"
+    ratio = (
+        ""
+        if found is None
+        else f"{found.ratio:.2f} ± {1.96 * found.stderr:.2f} (95 %) times the sum of {sums}"
+    )
     chosen = setup.current(info)
     unforeseen = setup.summary(
         Setup(activations=chosen.activations, kv_cache=chosen.kv_cache, trained=chosen.trained)
     )
     st.caption(
-        f":material/check: Measured on {measured.tokens:,} tokens of {measured.text_label}: the prediction is "
-        f"{ratio:.2f} times the measured KL. Perplexity {measured.perplexity:.2f} ± {measured.perplexity_stderr:.2f} "
+        f":material/check: Measured on {measured.tokens:,} tokens of {measured.text_label}: the whole recipe costs "
+        f"{ratio or 'nothing'}. Perplexity {measured.perplexity:.2f} ± {measured.perplexity_stderr:.2f} "
         f"(original {measured.perplexity_original:.2f}), the same likeliest token at "
         f"{100 * measured.top1_agreement:.1f} % of the positions."
         + (f" The prediction knows nothing of what lies beyond weights: {unforeseen}." if unforeseen else "")

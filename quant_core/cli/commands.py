@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from quant_core import schema
+from quant_core.allocation.additivity import additivity
 from quant_core.cli.terminal import number, say, say_json, say_table, warn
 from quant_core.cli.work import (
     UsageError,
@@ -196,8 +197,13 @@ def evaluate(workspace: Workspace, options: argparse.Namespace) -> int:
         warn("This is the text the recipe was calibrated on; measure on another one for an honest figure.")
     if options.out:
         write_recipe(workspace, options.out, schema.replace(recipe, measured=measured, setup=setup))
+    adds_up = additivity(
+        measured.kl_mean, measured.kl_stderr, recipe.predicted_kl or 0.0, recipe.predicted_stderr or 0.0
+    )
     if options.json:
         predicted = {"predicted_kl": recipe.predicted_kl, "predicted_stderr": recipe.predicted_stderr}
+        predicted["additivity"] = adds_up.ratio if adds_up else None
+        predicted["additivity_stderr"] = adds_up.stderr if adds_up else None
         say_json(
             {"model": info.ref.source, "fingerprint": info.fingerprint} | schema.dump(measured) | predicted
         )
@@ -205,6 +211,7 @@ def evaluate(workspace: Workspace, options: argparse.Namespace) -> int:
     rows = [
         ("KL mean", number(measured.kl_mean), number(measured.kl_stderr, 2)),
         ("KL predicted", number(recipe.predicted_kl), number(recipe.predicted_stderr, 2)),
+        *([("KL mean / predicted", number(adds_up.ratio), number(adds_up.stderr, 2))] if adds_up else []),
         ("KL median", number(measured.kl_median), ""),
         ("KL 99th percentile", number(measured.kl_p99), ""),
         ("perplexity", number(measured.perplexity), number(measured.perplexity_stderr, 2)),

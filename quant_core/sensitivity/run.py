@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from quant_core.calibration.suitability import doubts
 from quant_core.calibration.text import Tokens, tokenize
 from quant_core.formats import Format, find
 from quant_core.jobs.context import Context
@@ -47,7 +48,8 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
     slots = [slot for slot in loaded.graph.slots.values() if slot.unit.decided or request.embeddings]
     rounder = Rounder(context, loaded, tokens)
     errors = RoundingErrors(formats, rounder)
-    sheet = _Sheet(request, loaded, slots, formats, tokens, rounder, begun)
+    unsuited = doubts(original, tokens, request.sequence)
+    sheet = _Sheet(request, loaded, slots, formats, tokens, rounder, begun, unsuited)
     if request.score == "measured":
         return _measure(context, sheet, errors)
     quick = request.score == "weight" or errors.fit(slots)
@@ -100,6 +102,8 @@ class _Sheet:
     tokens: Tokens
     rounder: Rounder
     begun: float
+    doubts: tuple[str, ...]
+    """What is odd about the text, a sentence each."""
 
     def table(
         self, scores: Mapping[str, Matrix], sequences: int | None = None, notes: tuple[str, ...] = ()
@@ -123,7 +127,9 @@ class _Sheet:
             text_label=self.tokens.label,
             seed=self.request.seed,
             seconds=time.monotonic() - self.begun,
-            notes=notes + tuple(f"{where}: {note}." for where, note in self.rounder.notes.items()),
+            notes=self.doubts
+            + notes
+            + tuple(f"{where}: {note}." for where, note in self.rounder.notes.items()),
             transforms=self.request.setup.transforms,
         )
         return replace(table, **scores)

@@ -1,0 +1,71 @@
+"""Calibrating the prediction: a few recipes measured once, and from then on an interval that holds what is measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import streamlit as st
+
+from quant_core.allocation.calibration import design, fit, parts
+from quant_core.allocation.problem import build_problem
+from quant_core.schema import ORIGINAL, ModelInfo, ProveRequest, ScoreTable, Solution
+from ui import recipe_draft as drafts
+from ui import setup, words
+from ui.jobs import guarded, latest, request_result, start_button, workspace
+from ui.recipe_budget import table_key
+from ui.widgets import Figure
+
+LABEL = "Calibrate the prediction"
+
+
+def figure(info: ModelInfo, table: ScoreTable, solution: Solution) -> Figure | None:
+    """The calibrated prediction of a recipe with its interval; None as long as nothing is calibrated."""
+    request = _request(info, table)
+    proof = workspace().result(request)
+    if proof is None:
+        return None
+    named = build_problem(info, table, drafts.table_score(table))
+    seen = np.array([parts(named, recipe) for recipe in request.assignments])
+    calibration = guarded(lambda: fit(seen, [float(np.mean(row)) for row in proof.kl]))
+    if calibration is None:
+        return None
+    found = calibration.interval(parts(named, solution.assignment))
+    return Figure(
+        "Predicted KL", f"{words.significant(found.kl)} nats",
+        f"Sum of the layers' scores ({words.significant(solution.predicted_kl)}), corrected by what "
+        f"{calibration.recipes} recipes of other mixes measured on {proof.tokens:,} tokens of {proof.text_label}, in "
+        "nats a token. 95 of 100 recipes are to measure within the interval on that text.",
+        f"{words.significant(found.low, 2)} to {words.significant(found.high, 2)} (95 %), calibrated on "
+        f"{calibration.recipes} measured recipes",
+    )  # fmt: skip
+
+
+def offer(info: ModelInfo, table: ScoreTable) -> None:
+    """The button that calibrates, or how that is going; nothing once it is done."""
+    request = _request(info, table)
+    if workspace().result(request) is not None:
+        return
+    if latest(request) is not None:
+        request_result(request, start=LABEL)
+        return
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        start_button(request, LABEL)
+        st.caption(
+            f"Measures {len(request.assignments)} recipes of other mixes once, about a minute for the bundled model. "
+            "The prediction of every recipe is then corrected, and its interval holds what a measurement finds.",
+            width="stretch",
+        )
+
+
+def _request(info: ModelInfo, table: ScoreTable) -> ProveRequest:
+    """The job that measures the recipes to calibrate on: the same for every recipe of these scores."""
+    recipes = _recipes(table_key(table), info, table)
+    roots = workspace().inspect_request(info.ref).roots
+    return ProveRequest(info.ref, info.fingerprint, recipes, setup=setup.current(info), roots=roots)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _recipes(key: str, _info: ModelInfo, _table: ScoreTable) -> tuple[dict[str, str], ...]:
+    named = build_problem(_info, _table, drafts.table_score(_table))
+    return tuple(
+        {unit: name for unit, name in recipe.items() if name != ORIGINAL} for recipe in design(named)
+    )
