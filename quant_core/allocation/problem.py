@@ -66,6 +66,50 @@ class NamedProblem(NamedTuple):
     units: tuple[str, ...]
     formats: tuple[str, ...]
     """Full format names; the last is ``original``."""
+    rows: IntArray | None = None
+    """(units,) the problem's row of each unit, where several units share one; None where each has its own."""
+
+    def row(self, unit: str) -> int:
+        """The row of a unit; ``QuantError`` if it is not decided on."""
+        if unit not in self.units:
+            raise unknown_weight(unit, self.units)
+        index = self.units.index(unit)
+        return index if self.rows is None else int(self.rows[index])
+
+    def assignment(self, choice: IntArray) -> dict[str, str]:
+        """Unit to full format name under ``choice``, (rows,) format indices."""
+        spread = choice if self.rows is None else choice[self.rows]
+        return {unit: self.formats[index] for unit, index in zip(self.units, spread.tolist(), strict=True)}
+
+    def choice(self, assignment: Mapping[str, str]) -> IntArray:
+        """(rows,) format indices of an assignment; units that it does not name keep their original weights.
+
+        Raises:
+            QuantError: A unit is not decided on.
+            FormatError: A format has no scores.
+            BudgetError: Units that share a row have different formats.
+        """
+        units = {unit: index for index, unit in enumerate(self.units)}
+        columns = {name: column for column, name in enumerate(self.formats)}
+        chosen = np.full(len(units), columns[ORIGINAL])
+        for unit, name in assignment.items():
+            if unit not in units:
+                raise unknown_weight(unit, units)
+            if name not in columns:
+                error = unknown_name("scored format", name, list(columns))
+                raise FormatError(f"{unit} is to take {name!r}, which has no scores.", error.hint)
+            chosen[units[unit]] = columns[name]
+        if self.rows is None:
+            return chosen
+        spread = np.full(len(self.problem.cost), columns[ORIGINAL])
+        spread[self.rows] = chosen
+        odd = np.flatnonzero(spread[self.rows] != chosen)
+        if len(odd):
+            raise BudgetError(
+                f"{self.units[odd[0]]} and what shares its format have different ones.",
+                "Give all of them the same format.",
+            )
+        return spread
 
 
 def build_problem(

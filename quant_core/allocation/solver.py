@@ -74,9 +74,7 @@ def solve(problem: Problem, limit_bits: float) -> IntArray:
         InfeasibleBudget: Not even the smallest recipe fits.
         BudgetError: The core outgrew both ways of solving it; see ``core.by_program``.
     """
-    # A limit made by average * weights may miss its whole number by rounding.
-    whole = round(limit_bits)
-    limit = whole if math.isclose(limit_bits, whole, rel_tol=1e-12) else math.floor(limit_bits)
+    limit = whole_limit(limit_bits)
     points = front(problem)
     if limit < points.bits[0]:
         floor, ceiling = (_extent(problem, int(points.bits[end])) for end in (0, -1))
@@ -94,6 +92,12 @@ def solve(problem: Problem, limit_bits: float) -> IntArray:
         found = by_program(core, found)
     base[core.unit[found.changes]] = core.format[found.changes]
     return base
+
+
+def whole_limit(limit_bits: float) -> int:
+    """A limit in whole bits: one made by average * weights may miss its whole number by rounding."""
+    whole = round(limit_bits)
+    return whole if math.isclose(limit_bits, whole, rel_tol=1e-12) else math.floor(limit_bits)
 
 
 def _core(problem: Problem, base: IntArray, free: int, slope: float) -> Core:
