@@ -10,19 +10,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quant_core import targets
+from quant_core.allocation.terms import left_open, spread_pins
 from quant_core.errors import BudgetError, FormatError, QuantError
 from quant_core.names import unknown_weight
 from quant_core.registry import unknown_name
-from quant_core.schema import ORIGINAL, Budget, ModelInfo, ScoreName, ScoreTable
+from quant_core.schema import ORIGINAL, Budget, ModelInfo, ScoreName, ScoreTable, Terms
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+Numbers = TypeVar("Numbers", FloatArray, IntArray)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +121,7 @@ def build_problem(
     score: ScoreName = "fisher",
     pins: Mapping[str, str] | None = None,
     formats: Sequence[str] | None = None,
+    terms: Terms | None = None,
 ) -> NamedProblem:
     """The problem of a score table: its units, its formats, and ``original`` (cost 0) as the last column.
 
@@ -129,13 +133,27 @@ def build_problem(
             later pattern an earlier one. Brackets are literal, as experts' names end in them.
         formats: Columns to choose from, all of the table's if None. ``original`` is always one; a pinned format
             outside the selection is open to the units pinned to it.
+        terms: Target and rules that a recipe has to meet; units that share a format under the target are one row, and
+            what one of them is pinned to the others are too. Nothing by default.
 
     Raises:
-        BudgetError: A pin matches no unit or names a format that the table lacks.
+        BudgetError: A pin matches no unit or names a format that the table lacks, the target does not run the model, or
+            target, rules and pins leave a unit without a format.
         FormatError: ``formats`` names a format that the table lacks.
         QuantError: The table belongs to another model, lacks the score, or holds a value that is not finite.
     """
-    pinned = _match_pins(info, table, pins or {})
+    terms = terms or Terms()
+    if reason := targets.refusal(targets.find(terms.target), info):
+        raise BudgetError(
+            f"{info.title} cannot be a {terms.target} recipe: {reason}.", "Choose another target."
+        )
+    units = {unit.name: unit for unit in info.units}
+    if table.fingerprint != info.fingerprint or not all(name in units for name in table.units):
+        raise QuantError(
+            f"These scores belong to another model than {info.title}.", "Analyse this model first."
+        )
+    decided = [units[name] for name in table.units]
+    pinned = spread_pins(decided, _match_pins(info, table, pins or {}), terms)
     chosen = table.formats if formats is None else tuple(formats)
     for name in chosen:
         if name != ORIGINAL and name not in table.formats:
@@ -145,12 +163,6 @@ def build_problem(
     columns = [index for index, name in enumerate(table.formats) if name in named]
     names = (*(table.formats[index] for index in columns), ORIGINAL)
 
-    units = {unit.name: unit for unit in info.units}
-    if table.fingerprint != info.fingerprint or not all(name in units for name in table.units):
-        raise QuantError(
-            f"These scores belong to another model than {info.title}.", "Analyse this model first."
-        )
-    decided = [units[name] for name in table.units]
     original = np.array([unit.parameters * unit.bits for unit in decided], np.int64)
     cost, stderr = _scores(table, score)
     size = np.array(table.storage_bits, np.int64).reshape(cost.shape)
@@ -158,15 +170,26 @@ def build_problem(
     for row, unit in enumerate(table.units):
         if unit in pinned:
             allowed[row] = [name == pinned[unit] for name in names]
+    bits = np.column_stack([size[:, columns], original])
+    allowed, rows = left_open(decided, names, bits, allowed, terms)
     problem = Problem(
-        np.pad(cost[:, columns], ((0, 0), (0, 1))),
-        np.pad(stderr[:, columns], ((0, 0), (0, 1))),
-        np.column_stack([size[:, columns], original]),
+        merged(np.pad(cost[:, columns], ((0, 0), (0, 1))), rows),
+        merged(np.pad(stderr[:, columns], ((0, 0), (0, 1))), rows),
+        merged(bits, rows),
         allowed,
         weights=sum(unit.parameters for unit in decided),
         fixed_bits=info.original_bits - int(original.sum()),
     )
-    return NamedProblem(problem, table.units, names)
+    return NamedProblem(problem, table.units, names, rows)
+
+
+def merged(values: Numbers, rows: IntArray | None) -> Numbers:
+    """(units, formats) values, those of units that share a row summed: (rows, formats)."""
+    if rows is None:
+        return values
+    sums: Numbers = np.zeros((int(rows.max()) + 1, values.shape[1]), values.dtype)
+    np.add.at(sums, rows, values)
+    return sums
 
 
 def limit_bits(problem: Problem, budget: Budget) -> float:
