@@ -228,7 +228,7 @@ def test_pins_hold_along_the_front() -> None:
 
 
 def test_original_is_the_last_column_and_costs_nothing() -> None:
-    problem, units, formats, _ = build_problem(INFO, TABLE)
+    problem, units, formats, *_ = build_problem(INFO, TABLE)
     assert units == TABLE.units
     assert formats == (*TABLE.formats, ORIGINAL)
     assert not problem.cost[:, -1].any()
@@ -253,7 +253,7 @@ def test_bits_and_bytes_are_limits_on_the_same_units() -> None:
 
 
 def test_a_selection_of_formats_leaves_the_others_to_the_pins() -> None:
-    problem, units, formats, _ = build_problem(
+    problem, units, formats, *_ = build_problem(
         INFO, TABLE, pins={Q0: "int8/g64/asym", "*.k_proj.*": ORIGINAL}, formats=["int4/g64/asym", "nf4/g64"]
     )
     assert formats == ("int4/g64/asym", "int8/g64/asym", "nf4/g64", ORIGINAL)
@@ -265,7 +265,7 @@ def test_a_selection_of_formats_leaves_the_others_to_the_pins() -> None:
 
 def test_of_several_pins_the_exact_name_and_then_the_last_wins() -> None:
     pins = {Q0: "nf4/g64", "*q_proj*": "int8/g64/asym", "*layers.1*": "int4/g64/asym"}
-    problem, units, formats, _ = build_problem(INFO, TABLE, pins=pins)
+    problem, units, formats, *_ = build_problem(INFO, TABLE, pins=pins)
     pinned = {unit: formats[index] for unit, index in zip(units, problem.allowed.argmax(axis=1), strict=True)}
     assert pinned[Q0] == "nf4/g64"
     assert pinned[Q0.replace("layers.0", "layers.1")] == "int4/g64/asym"

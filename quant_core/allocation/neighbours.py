@@ -9,15 +9,17 @@ until no change left out could do better than what was found.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from quant_core.allocation.choose import best
 from quant_core.allocation.front import front
 from quant_core.allocation.problem import FloatArray, IntArray, NamedProblem, Problem
+from quant_core.allocation.several import Bound
 from quant_core.allocation.solution import solution
-from quant_core.allocation.solver import solve, whole_limit
+from quant_core.allocation.solver import whole_limit
 from quant_core.schema import Solution
 
 WINDOW = 0.005
@@ -48,15 +50,25 @@ class Swap(NamedTuple):
 
 
 class _Changes(NamedTuple):
-    """Every change there is; all arrays are (changes,), the first being no change at all (row -1)."""
+    """Every change there is; arrays are (changes,), the first being no change at all (row -1)."""
 
     row: IntArray
     format: IntArray
     added: FloatArray
     more: IntArray
+    taken: IntArray
+    """(bounds, changes) what each adds to what else is bounded."""
+
+    def some(self, index: IntArray) -> _Changes:
+        """Those of an index."""
+        return _Changes(
+            self.row[index], self.format[index], self.added[index], self.more[index], self.taken[:, index]
+        )
 
 
-def swaps(problem: Problem, choice: IntArray, low: int, high: int, count: int) -> list[Swap]:
+def swaps(
+    problem: Problem, choice: IntArray, low: int, high: int, count: int, bounds: Sequence[Bound] = ()
+) -> list[Swap]:
     """The best changes of one or two units, by rising cost, that leave the recipe's size between two limits.
 
     Args:
@@ -65,21 +77,21 @@ def swaps(problem: Problem, choice: IntArray, low: int, high: int, count: int) -
         low: Fewest bits that all units together may then take.
         high: Most bits.
         count: How many swaps at most.
+        bounds: What else the recipe must keep.
 
     Returns:
         Distinct swaps; of equal cost, the smaller recipe first.
     """
-    changes = _changes(problem, choice)
-    bits = int(problem.bits[np.arange(len(choice)), choice].sum())
+    changes, rows = _changes(problem, choice, bounds), np.arange(len(choice))
+    bits = int(problem.bits[rows, choice].sum())
+    free = [bound.limit - int(bound.use[rows, choice].sum()) for bound in bounds]
     room = (low - bits, high - bits)
     slope = _slope(problem, bits)
     rate = changes.added + slope * changes.more
     order = np.argsort(rate, kind="stable")
     size = FIRST
     while True:
-        near = order[:size]
-        chosen = _Changes(changes.row[near], changes.format[near], changes.added[near], changes.more[near])
-        found = _pairs(chosen, room, count)
+        found = _pairs(changes.some(order[:size]), room, free, count)
         if size >= min(len(order), MOST):
             return found
         # A pair with a change that was left out adds at least this much.
@@ -144,7 +156,7 @@ def finalists(named: NamedProblem, limit_bits: float, count: int) -> list[Soluti
 
     Args:
         named: The problem and its names.
-        limit_bits: Bits that all decided units may take; see ``problem.limit_bits``.
+        limit_bits: Bits that all decided units may take; see ``problem.limit_bits``. The problem's own limits hold too.
         count: How many recipes at most, the exact solution included.
 
     Returns:
@@ -152,23 +164,27 @@ def finalists(named: NamedProblem, limit_bits: float, count: int) -> list[Soluti
         0.5 % fewer bits than it does.
 
     Raises:
-        InfeasibleBudget: Not even the smallest recipe fits.
+        BudgetError: No recipe keeps the limits; see ``choose.best``.
     """
-    problem = named.problem
-    best = solve(problem, limit_bits)
-    bits = int(problem.bits[np.arange(len(best)), best].sum())
-    found = swaps(problem, best, round(bits * (1 - WINDOW)), whole_limit(limit_bits), count - 1)
-    return [solution(named, choice) for choice in [best, *(apply(best, swap) for swap in found)]][:count]
+    choice, problem, bounds = best(named, limit_bits)
+    bits = int(problem.bits[np.arange(len(choice)), choice].sum())
+    low, high = round(bits * (1 - WINDOW)), bounds[0].limit
+    found = swaps(problem, choice, low, high, count - 1, bounds[1:])
+    return [solution(named, one) for one in [choice, *(apply(choice, swap) for swap in found)]][:count]
 
 
-def _changes(problem: Problem, choice: IntArray) -> _Changes:
+def _changes(problem: Problem, choice: IntArray, bounds: Sequence[Bound] = ()) -> _Changes:
     rows = np.arange(len(choice))
     open_ = problem.allowed.copy()
     open_[rows, choice] = False
     row, form = np.nonzero(open_)
     added = (problem.cost - problem.cost[rows, choice][:, None])[open_]
     more = (problem.bits - problem.bits[rows, choice][:, None])[open_]
-    return _Changes(np.append(-1, row), np.append(-1, form), np.append(0.0, added), np.append(0, more))
+    taken = [np.append(0, (each.use - each.use[rows, choice][:, None])[open_]) for each in bounds]
+    return _Changes(
+        np.append(-1, row), np.append(-1, form), np.append(0.0, added), np.append(0, more),
+        np.array(taken, np.int64).reshape(len(bounds), len(row) + 1),
+    )  # fmt: skip
 
 
 def _slope(problem: Problem, bits: int) -> float:
@@ -178,11 +194,16 @@ def _slope(problem: Problem, bits: int) -> float:
     return float(points.slope[min(max(at, 0), len(points.slope) - 1)]) if len(points.slope) else 0.0
 
 
-def _pairs(changes: _Changes, room: tuple[int, int], count: int) -> list[Swap]:
-    """The best pairs of changes of different units, no change being one of them, whose bits lie within ``room``."""
+def _pairs(changes: _Changes, room: tuple[int, int], free: Sequence[int], count: int) -> list[Swap]:
+    """The best pairs of changes of different units, no change being one of them, whose bits lie within ``room``.
+
+    ``free`` is what they may add to what else is bounded.
+    """
     first, second = np.triu_indices(len(changes.row), 1)
     more = changes.more[first] + changes.more[second]
     fits = (changes.row[first] != changes.row[second]) & (more >= room[0]) & (more <= room[1])
+    for taken, most in zip(changes.taken, free, strict=True):
+        fits &= taken[first] + taken[second] <= most
     first, second, more = first[fits], second[fits], more[fits]
     added = changes.added[first] + changes.added[second]
     if len(added) > count > 0:

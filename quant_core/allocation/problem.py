@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple, TypeVar
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant_core import targets
+from quant_core.allocation.needs import Need, needs_of
 from quant_core.allocation.terms import left_open, spread_pins
 from quant_core.errors import BudgetError, FormatError, QuantError
 from quant_core.names import unknown_weight
@@ -71,6 +72,10 @@ class NamedProblem(NamedTuple):
     """Full format names; the last is ``original``."""
     rows: IntArray | None = None
     """(units,) the problem's row of each unit, where several units share one; None where each has its own."""
+    needs: tuple[Need, ...] = ()
+    """Limits beside the budget."""
+    one_format: bool = False
+    """Whether all quantized units have to take the same format; see ``choose.variants``."""
 
     def row(self, unit: str) -> int:
         """The row of a unit; ``QuantError`` if it is not decided on."""
@@ -133,8 +138,8 @@ def build_problem(
             later pattern an earlier one. Brackets are literal, as experts' names end in them.
         formats: Columns to choose from, all of the table's if None. ``original`` is always one; a pinned format
             outside the selection is open to the units pinned to it.
-        terms: Target and rules that a recipe has to meet; units that share a format under the target are one row, and
-            what one of them is pinned to the others are too. Nothing by default.
+        terms: Target, rules and limits that a recipe has to meet, none by default. Units that share a format under
+            the target are one row, and what one of them is pinned to the others are too.
 
     Raises:
         BudgetError: A pin matches no unit or names a format that the table lacks, the target does not run the model, or
@@ -172,15 +177,21 @@ def build_problem(
             allowed[row] = [name == pinned[unit] for name in names]
     bits = np.column_stack([size[:, columns], original])
     allowed, rows = left_open(decided, names, bits, allowed, terms)
+    weights = sum(unit.parameters for unit in decided)
+    fixed_bits = info.original_bits - int(original.sum())
+    needs = needs_of(info, decided, names, bits, weights, fixed_bits, terms)
     problem = Problem(
         merged(np.pad(cost[:, columns], ((0, 0), (0, 1))), rows),
         merged(np.pad(stderr[:, columns], ((0, 0), (0, 1))), rows),
         merged(bits, rows),
         allowed,
-        weights=sum(unit.parameters for unit in decided),
-        fixed_bits=info.original_bits - int(original.sum()),
+        weights,
+        fixed_bits,
     )
-    return NamedProblem(problem, table.units, names, rows)
+    shared = [replace(need, use=need.use if need.use is None else merged(need.use, rows)) for need in needs]
+    return NamedProblem(
+        problem, table.units, names, rows, tuple(shared), targets.find(terms.target).one_format
+    )
 
 
 def merged(values: Numbers, rows: IntArray | None) -> Numbers:
