@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, overload
@@ -368,6 +368,10 @@ class Workspace:
             return 16.0
         return kv_bits(setup.kv_cache, info.head_size, self._families)
 
+    def together(self, info: ModelInfo, table: ScoreTable, units: Iterable[str], terms: Terms) -> list[str]:
+        """Units with all that share a format with one of them under the target."""
+        return moves.together(info, table, units, terms)
+
     def usage(self, info: ModelInfo, table: ScoreTable, assignment: Mapping[str, str], terms: Terms) -> Usage:
         """What a recipe takes while the model runs as ``terms`` say: memory, bytes read and time for a token."""
         return needs.usage_of(info, table, assignment, terms)
@@ -385,9 +389,11 @@ class Workspace:
 
     def target_summary(self, name: str, info: ModelInfo, units: Sequence[str], formats: Sequence[str]) -> str:
         """What a target rules out for a model's decided units and the scored formats, in a line; empty for any."""
-        decided = set(units)
-        chosen = [unit for unit in info.units if unit.name in decided]
-        return targets.summary(targets.find(name), info, chosen, formats)
+        return targets.summary(targets.find(name), info, _named(info, units), formats)
+
+    def held(self, name: str, info: ModelInfo, units: Sequence[str], formats: Sequence[str]) -> list[str]:
+        """Which of the formats a target can hold for at least one of a model's units."""
+        return targets.held(targets.find(name), _named(info, units), formats)
 
     @property
     def machines(self) -> Mapping[str, Hardware]:
@@ -434,6 +440,11 @@ class Workspace:
         ``RecipeError`` if it is malformed or belongs to another model.
         """
         return recipes.from_text(text, info, self._families, self._methods, self.rewritten)
+
+
+def _named(info: ModelInfo, names: Sequence[str]) -> list[Unit]:
+    wanted = set(names)
+    return [unit for unit in info.units if unit.name in wanted]
 
 
 def _folder(source: str) -> Path | None:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from quant_core.errors import QuantError
 from quant_core.schema import Evaluation, ModelInfo, ScoreTable, Setup, Solution, digest
-from ui import recipe_budget, recipe_edit, score_form, scores, setup, state
+from ui import recipe_budget, recipe_edit, recipe_terms, score_form, scores, setup, state
 from ui import recipe_draft as drafts
 from ui.jobs import latest, request_result, show_error, start_button
 from ui.recipe_files import keep_and_load
@@ -37,13 +37,14 @@ def workbench(info: ModelInfo, table: ScoreTable) -> None:
         draft = drafts.ensure(info, table)
     except QuantError as error:
         refused, draft = error, drafts.standing(info, table)
+    recipe_terms.panel(info, table)
     place = recipe_budget.controls(info, table, marks)
     if refused is not None and draft is None and drafts.RECIPE_ID.get():
         _foreign(refused)
     elif refused is not None:
         recipe_budget.refusal(info, table, marks, refused, draft)
     if draft is None:
-        recipe_budget.front_chart(info, None, marks, [], edited=False)
+        recipe_budget.front_chart(info, table, None, marks, [], edited=False)
     else:
         _recipe(info, table, draft, marks)
     recipe_budget.slider(place, info, table, marks)
@@ -58,13 +59,14 @@ def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: reci
     """What the recipe costs and does, where it lies on the front, and every way to change it."""
     solution = drafts.priced(info, table, draft)
     measured = drafts.measured(info, draft.assignment)
-    recipe_budget.verdict(info, solution, marks, measured, draft.edited)
+    recipe_budget.verdict(info, table, solution, marks, measured, draft)
     drafts.keep_current(info, table)
     _actions(info, table, draft, measured)
     _measure(info, draft, solution, measured)
     left, right = st.columns([5, 6], gap="medium")
     with left:
-        recipe_budget.front_chart(info, solution, marks, _remembered(info, solution, measured), draft.edited)
+        known = _remembered(info, solution, measured)
+        recipe_budget.front_chart(info, table, solution, marks, known, draft.edited)
     with right:
         recipe_edit.bands(info, table, draft)
     recipe_edit.editor(info, table, draft)

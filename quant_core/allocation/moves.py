@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -10,6 +10,24 @@ from quant_core import targets
 from quant_core.allocation.terms import why_not
 from quant_core.errors import BudgetError
 from quant_core.schema import ORIGINAL, ModelInfo, ScoreTable, Terms
+
+
+def together(info: ModelInfo, table: ScoreTable, chosen: Iterable[str], terms: Terms) -> list[str]:
+    """The chosen decided units, with all that share a format with one of them under the target."""
+    groups, keys = _groups(info, table, terms)
+    wanted = dict.fromkeys(keys[name] for name in chosen if name in keys)
+    return [name for key in wanted for name in groups[key]]
+
+
+def _groups(info: ModelInfo, table: ScoreTable, terms: Terms) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Decided units by what they share their format under, and that of every unit."""
+    target = targets.find(terms.target)
+    units = {unit.name: unit for unit in info.units}
+    keys = {name: targets.shares(target, units[name]) or name for name in table.units}
+    groups: dict[str, list[str]] = {}
+    for name, key in keys.items():
+        groups.setdefault(key, []).append(name)
+    return groups, keys
 
 
 def moved(info: ModelInfo, table: ScoreTable, changes: Mapping[str, str], terms: Terms) -> dict[str, str]:
@@ -24,13 +42,9 @@ def moved(info: ModelInfo, table: ScoreTable, changes: Mapping[str, str], terms:
     Raises:
         BudgetError: The target cannot hold a unit in the format, or a rule forbids it; the message says why.
     """
-    target = targets.find(terms.target)
     units = {unit.name: unit for unit in info.units}
     rows = {name: row for row, name in enumerate(table.units)}
-    groups: dict[str, list[str]] = {}
-    keys = {name: targets.shares(target, units[name]) or name for name in table.units}
-    for name, key in keys.items():
-        groups.setdefault(key, []).append(name)
+    groups, keys = _groups(info, table, terms)
     formats = (*table.formats, ORIGINAL)
     found: dict[str, str] = {}
     for name, form in changes.items():
