@@ -260,6 +260,10 @@ class ModelInfo:
     chat: bool
     """Whether the tokenizer brings a chat template."""
     notes: tuple[str, ...] = ()
+    experts_per_token: int = 0
+    """Experts of a block that a token is routed to; 0 without experts, or where the config does not say."""
+    head_size: int = 0
+    """Values that a head of keys or values has for a token; 0 if it is not known."""
 
     @property
     def original_bits(self) -> int:
@@ -727,6 +731,58 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Rule:
+    """What the weights may take whose name matches ``pattern`` (``*`` and ``?`` stand for any text)."""
+
+    pattern: str
+    least_bits: float = 0.0
+    """Stored bits a weight that a format must have; 0 sets no bound."""
+    families: tuple[str, ...] = ()
+    """Families of formats they may take, ``original`` only if it is named; empty for all."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """How the model is to run: what memory and time are predicted for."""
+
+    context: int = 2048
+    """Tokens of a sequence whose keys and values are kept."""
+    batch: int = 1
+    """Sequences that are written at once."""
+    cache_bits: float = 16.0
+    """Bits a cached key or value takes."""
+    hardware: str = ""
+    """Name of a hardware profile; empty for none, and then no time is predicted."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits that a recipe keeps beside its budget, all at once; 0 sets none."""
+
+    bits: float = 0.0
+    """Average stored bits a decided weight."""
+    bytes: float = 0.0
+    """Of all the model's weights."""
+    memory: float = 0.0
+    """Bytes in use while the model writes: weights, KV cache, activations."""
+    active: float = 0.0
+    """Bytes of weights that are read for a token."""
+    milliseconds: float = 0.0
+    """Predicted time for a token of every sequence."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a recipe has to meet beside its budget and pins."""
+
+    target: str = "any"
+    """The runtime that has to hold it; see ``quant_core.targets``."""
+    rules: tuple[Rule, ...] = ()
+    limits: Limits = Limits()
+    use: Use = Use()
+
+
+@dataclass(frozen=True)
 class Solution:
     """A format a unit, with what it costs and what it is predicted to do."""
 
@@ -784,6 +840,8 @@ class Recipe:
     libraries: Mapping[str, str]
     setup: Setup = Setup()
     """What is done beside the weights' formats; a user's own text is named but not held."""
+    terms: Terms = Terms()
+    """What it had to meet beside budget and pins; files of before there were any lack it."""
 
     def assignment(self) -> dict[str, str]:
         """Unit name to full format name, without the weights that stay as they are."""

@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, overload
 
-from quant_core import columns, costs, recipes, schema
-from quant_core.allocation import front, problem, solution, solver
+from quant_core import columns, costs, recipes, schema, targets
+from quant_core.allocation import choose, moves, needs, neighbours, problem, references, solution
+from quant_core.allocation.references import Reference
+from quant_core.allocation.usage import Usage
 from quant_core.errors import Cancelled, JobError, ModelError, QuantError
 from quant_core.jobs.client import Client
+from quant_core.kv_cache import kv_bits
 from quant_core.names import parse_format
 from quant_core.schema import (
     Budget,
@@ -42,12 +45,15 @@ from quant_core.schema import (
     ScoreTable,
     Setup,
     Solution,
+    Terms,
     TokenEvent,
     Training,
     Unit,
 )
 from quant_core.store import default_home
 from quant_core.store.keys import folder_signature
+from quant_core.targets import TARGETS, Target, hardware
+from quant_core.targets.hardware import Hardware
 
 DEFAULT_FORMATS = ("int2", "int3", "int4", "int5", "int6", "int8", "nf4")
 """Families that layers are scored in unless others are asked for."""
@@ -305,6 +311,7 @@ class Workspace:
         pins: Mapping[str, str] | None = None,
         score: ScoreName = "fisher",
         formats: Sequence[str] | None = None,
+        terms: Terms | None = None,
     ) -> Solution:
         """The recipe of least predicted KL within a budget.
 
@@ -315,13 +322,44 @@ class Workspace:
             pins: Unit name or pattern to the full name of the format it must take.
             score: Which score predicts the KL.
             formats: Full names to choose from; all of the table's by default, and always ``original``.
+            terms: Target runtime, rules and further limits, none by default.
 
         Raises:
             BudgetError: Nothing fits; the hint names the smallest and the largest size.
         """
-        named = problem.build_problem(info, table, score, pins, formats)
-        choice = solver.solve(named.problem, problem.limit_bits(named.problem, budget))
-        return solution.solution(named, choice)
+        named = problem.build_problem(info, table, score, pins, formats, terms)
+        found = choose.best(named, problem.limit_bits(named.problem, budget))
+        return solution.solution(named, found.choice)
+
+    def headroom(
+        self,
+        info: ModelInfo,
+        table: ScoreTable,
+        budget: Budget,
+        pins: Mapping[str, str] | None = None,
+        score: ScoreName = "fisher",
+        formats: Sequence[str] | None = None,
+        terms: Terms | None = None,
+    ) -> str:
+        """Why the best recipe does not fill the limit that binds it, as a sentence; empty if it does, to 0.5 %."""
+        named = problem.build_problem(info, table, score, pins, formats, terms)
+        found = choose.best(named, problem.limit_bits(named.problem, budget))
+        limit = needs.budget_need(budget, named.problem.weights, named.problem.fixed_bits)
+        return choose.headroom(named, found, limit)
+
+    def finalists(
+        self,
+        info: ModelInfo,
+        table: ScoreTable,
+        budget: Budget,
+        pins: Mapping[str, str] | None = None,
+        score: ScoreName = "fisher",
+        terms: Terms | None = None,
+        count: int = 4,
+    ) -> list[Solution]:
+        """The answer of ``solve`` and its best neighbours of nearly its size, by rising predicted KL."""
+        named = problem.build_problem(info, table, score, pins, None, terms)
+        return neighbours.finalists(named, problem.limit_bits(named.problem, budget), count)
 
     def front(
         self,
@@ -330,13 +368,17 @@ class Workspace:
         pins: Mapping[str, str] | None = None,
         score: ScoreName = "fisher",
         formats: Sequence[str] | None = None,
+        terms: Terms | None = None,
     ) -> tuple[ParetoPoint, ...]:
-        """The least predicted KL at every size worth having, smallest first; arguments as for ``solve``."""
-        named = problem.build_problem(info, table, score, pins, formats).problem
-        points = front.front(named)
+        """The least predicted KL at every size worth having, smallest first; arguments as for ``solve``.
+
+        Target and rules hold; limits of ``terms`` beside size are left aside.
+        """
+        named = problem.build_problem(info, table, score, pins, formats, terms)
+        stored, least = choose.curve(named)
         return tuple(
-            ParetoPoint(named.average_bits(bits), named.total_bytes(bits), cost)
-            for bits, cost in zip(points.bits.tolist(), points.cost.tolist(), strict=True)
+            ParetoPoint(named.problem.average_bits(bits), named.problem.total_bytes(bits), cost)
+            for bits, cost in zip(stored.tolist(), least.tolist(), strict=True)
         )
 
     def price(
@@ -344,6 +386,50 @@ class Workspace:
     ) -> Solution:
         """What an assignment of the caller's own costs; units it does not name keep the original weights."""
         return solution.price(info, table, assignment, score)
+
+    def moved(
+        self, info: ModelInfo, table: ScoreTable, changes: Mapping[str, str], terms: Terms
+    ) -> dict[str, str]:
+        """Changes made by hand with all that has to change along; ``BudgetError`` with the reason if one cannot be."""
+        return moves.moved(info, table, changes, terms)
+
+    def cache_bits(self, info: ModelInfo, setup: Setup) -> float:
+        """Bits that a cached key or value takes under a setup, scales included; 16 where nothing is said."""
+        if not (setup.kv_cache and info.head_size):
+            return 16.0
+        return kv_bits(setup.kv_cache, info.head_size, self._families)
+
+    def together(self, info: ModelInfo, table: ScoreTable, units: Iterable[str], terms: Terms) -> list[str]:
+        """Units with all that share a format with one of them under the target."""
+        return moves.together(info, table, units, terms)
+
+    def usage(self, info: ModelInfo, table: ScoreTable, assignment: Mapping[str, str], terms: Terms) -> Usage:
+        """What a recipe takes while the model runs as ``terms`` say: memory, bytes read and time for a token."""
+        return needs.usage_of(info, table, assignment, terms)
+
+    def references(
+        self, info: ModelInfo, table: ScoreTable, average_bits: float, score: ScoreName = "fisher"
+    ) -> list[Reference]:
+        """Recipes by rule to compare with: uniform ones, better edges at a size, llama.cpp's Q4_K_M."""
+        return references.references(info, table, average_bits, score)
+
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """The runtimes that a recipe can be made for, by name; the first is any."""
+        return TARGETS
+
+    def target_summary(self, name: str, info: ModelInfo, units: Sequence[str], formats: Sequence[str]) -> str:
+        """What a target rules out for a model's decided units and the scored formats, in a line; empty for any."""
+        return targets.summary(targets.find(name), info, _named(info, units), formats)
+
+    def held(self, name: str, info: ModelInfo, units: Sequence[str], formats: Sequence[str]) -> list[str]:
+        """Which of the formats a target can hold for at least one of a model's units."""
+        return targets.held(targets.find(name), _named(info, units), formats)
+
+    @property
+    def machines(self) -> Mapping[str, Hardware]:
+        """The hardware profiles that time is predicted for, by name."""
+        return hardware.machines()
 
     def gguf_mix(self, info: ModelInfo, mix: str) -> dict[str, str]:
         """Full format names by unit as llama.cpp's ``mix`` (``q4_k_m``) has them; ``FormatError`` if it has no rule."""
@@ -360,9 +446,12 @@ class Workspace:
         pins: Mapping[str, str] | None = None,
         measured: Evaluation | None = None,
         setup: Setup | None = None,
+        terms: Terms | None = None,
     ) -> Recipe:
         """A solution as a recipe, with everything a reader needs to apply and to trust it."""
-        return recipes.make_recipe(info, table, solution, self._families, budget, pins, measured, setup)
+        return recipes.make_recipe(
+            info, table, solution, self._families, budget, pins, measured, setup, terms
+        )
 
     def save_recipe(self, recipe: Recipe) -> str:
         """Keep a recipe in the store; its id fits into a URL and is the same for the same recipe."""
@@ -382,6 +471,11 @@ class Workspace:
         ``RecipeError`` if it is malformed or belongs to another model.
         """
         return recipes.from_text(text, info, self._families, self._methods, self.rewritten)
+
+
+def _named(info: ModelInfo, names: Sequence[str]) -> list[Unit]:
+    wanted = set(names)
+    return [unit for unit in info.units if unit.name in wanted]
 
 
 def _folder(source: str) -> Path | None:

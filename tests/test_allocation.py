@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -13,54 +12,17 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from quant_core.allocation import core, solver
 from quant_core.allocation.front import front
-from quant_core.allocation.problem import IntArray, Problem, build_problem, limit_bits
+from quant_core.allocation.problem import Problem, build_problem, limit_bits
 from quant_core.allocation.solution import price, solution
 from quant_core.allocation.solver import InfeasibleBudget, extent, solve
 from quant_core.errors import BudgetError, FormatError, QuantError
 from quant_core.schema import ORIGINAL, Budget
 from tests import made_results
+from tests.made_problems import every_total, made, problems, totals
 
 INFO = made_results.model(blocks=2)
 TABLE = made_results.table(INFO)
 Q0 = TABLE.units[0]
-
-
-@st.composite
-def problems(draw: st.DrawFn) -> Problem:
-    """Up to 5 units x 4 formats; costs are eighths, so that sums are exact and ties are many."""
-    units, formats = draw(st.integers(1, 5)), draw(st.integers(1, 4))
-    numbers = st.lists(st.integers(0, 40), min_size=units * formats, max_size=units * formats)
-    shape = (units, formats)
-    pinned = draw(st.lists(st.integers(0, 2 * formats), min_size=units, max_size=units))
-    allowed = np.array([[pin >= formats or pin == index for index in range(formats)] for pin in pinned])
-    cost = np.array(draw(numbers)).reshape(shape) / 8
-    bits = np.array(draw(numbers)).reshape(shape) * draw(st.sampled_from([1, 7, 4096, 999_999_937])) + 1
-    return Problem(cost, np.zeros(shape), bits, allowed, weights=100, fixed_bits=800)
-
-
-def totals(problem: Problem, choice: IntArray) -> tuple[float, int]:
-    """Cost and bits of a choice, which must respect the pins."""
-    rows = np.arange(len(choice))
-    assert problem.allowed[rows, choice].all()
-    return float(problem.cost[rows, choice].sum()), int(problem.bits[rows, choice].sum())
-
-
-def every_total(problem: Problem) -> list[tuple[float, int]]:
-    """Cost and bits of every choice there is."""
-    options = [np.flatnonzero(row) for row in problem.allowed]
-    return [totals(problem, np.array(choice)) for choice in itertools.product(*options)]
-
-
-def made(units: int, formats: int, seed: int) -> Problem:
-    """A problem like a real one: KL falls fourfold a bit, differs by unit, and every fourth size is odd."""
-    dice = np.random.default_rng(seed)
-    average = np.sort(np.append(2.25, dice.uniform(2.3, 8.5, formats - 2)))
-    weights = dice.choice([512 * 512, 512 * 256, 512 * 1024, 999_983], units)
-    weight = np.exp(dice.normal(-6, 1.5, (units, 1)))
-    cost = weight * 4.0 ** (2 - average) * np.exp(dice.normal(0, 0.3, (units, formats - 1)))
-    bits = np.column_stack([np.round(weights[:, None] * average).astype(np.int64), weights * 16])
-    cost = np.pad(cost, ((0, 0), (0, 1)))
-    return Problem(cost, np.zeros_like(cost), bits, np.ones(cost.shape, bool), int(weights.sum()), 0)
 
 
 def shuffled(problem: Problem, seed: int) -> Problem:
@@ -266,7 +228,7 @@ def test_pins_hold_along_the_front() -> None:
 
 
 def test_original_is_the_last_column_and_costs_nothing() -> None:
-    problem, units, formats = build_problem(INFO, TABLE)
+    problem, units, formats, *_ = build_problem(INFO, TABLE)
     assert units == TABLE.units
     assert formats == (*TABLE.formats, ORIGINAL)
     assert not problem.cost[:, -1].any()
@@ -291,7 +253,7 @@ def test_bits_and_bytes_are_limits_on_the_same_units() -> None:
 
 
 def test_a_selection_of_formats_leaves_the_others_to_the_pins() -> None:
-    problem, units, formats = build_problem(
+    problem, units, formats, *_ = build_problem(
         INFO, TABLE, pins={Q0: "int8/g64/asym", "*.k_proj.*": ORIGINAL}, formats=["int4/g64/asym", "nf4/g64"]
     )
     assert formats == ("int4/g64/asym", "int8/g64/asym", "nf4/g64", ORIGINAL)
@@ -303,7 +265,7 @@ def test_a_selection_of_formats_leaves_the_others_to_the_pins() -> None:
 
 def test_of_several_pins_the_exact_name_and_then_the_last_wins() -> None:
     pins = {Q0: "nf4/g64", "*q_proj*": "int8/g64/asym", "*layers.1*": "int4/g64/asym"}
-    problem, units, formats = build_problem(INFO, TABLE, pins=pins)
+    problem, units, formats, *_ = build_problem(INFO, TABLE, pins=pins)
     pinned = {unit: formats[index] for unit, index in zip(units, problem.allowed.argmax(axis=1), strict=True)}
     assert pinned[Q0] == "nf4/g64"
     assert pinned[Q0.replace("layers.0", "layers.1")] == "int4/g64/asym"

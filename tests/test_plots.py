@@ -416,7 +416,7 @@ def test_labels_of_close_marks_part() -> None:
 def test_the_front_says_that_pins_bind_it() -> None:
     front = plots.pareto_front([ParetoPoint(2.0, 1e6, 1.0), ParetoPoint(4.0, 2e6, 0.1)])
     assert plots.draw_pareto_front(front, LIGHT).data[0].name == "best mixed recipes"
-    assert plots.draw_pareto_front(front, LIGHT, pinned=True).data[0].name == "best with these pins"
+    assert plots.draw_pareto_front(front, LIGHT, pinned=True).data[0].name == "best under these terms"
 
 
 def test_bands_tell_format_and_method_apart(small: ModelInfo) -> None:

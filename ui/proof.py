@@ -10,7 +10,7 @@ import streamlit as st
 from quant_core.allocation.proof import Place, ranking, verdict
 from quant_core.errors import QuantError
 from quant_core.plots.pareto import Mark
-from quant_core.schema import Budget, ModelInfo, Proof, ProveRequest, ScoreTable, Solution, digest
+from quant_core.schema import ModelInfo, Proof, ProveRequest, ScoreTable, Solution, digest
 from ui import recipe_draft as drafts
 from ui import setup, words
 from ui.format_names import format_name, short_names
@@ -20,8 +20,6 @@ from ui.widgets import notes
 
 COUNT = 4
 """Recipes of the budget that are measured; the one on the page and the reference come on top if they are others."""
-_SHARES = (1.0, 0.995, 0.99, 0.98, 0.97, 0.96, 0.95, 0.93, 0.9)
-"""Shares of the budget whose best recipes are the finalists."""
 _NAMED = 3
 """Layers of a difference that are named."""
 
@@ -61,23 +59,22 @@ def _mark(finalist: Finalist, index: int, place: Place) -> Mark:
 def finalists(
     info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: Landmarks
 ) -> tuple[Finalist, ...]:
-    """The best recipes by prediction at the budget and just below it, the recipe on the page, and the best uniform
-    format that fits the budget.
+    """The best recipe by prediction and its neighbours within half a percent of its size, the recipe on the page, and
+    the best uniform format that fits the budget.
 
     The same ones come in the same order, whichever of them is on the page.
     """
     budget = draft.budget
     found: dict[str, Finalist] = {}
-    for share in _SHARES:
-        limit = Budget(budget.kind, share * budget.value)
-        try:
-            solution = workspace().solve(info, table, limit, draft.pins, drafts.table_score(table))
-        except QuantError:  # below the smallest recipe there is none
-            break
-        name = "best by prediction" if share == 1.0 else f"best at {100 * share:g} % of the size"
+    try:
+        best = workspace().finalists(
+            info, table, budget, draft.pins, drafts.table_score(table), draft.terms, COUNT
+        )
+    except QuantError:  # the budget asks for the impossible: the page says so
+        best = []
+    for place, solution in enumerate(best):
+        name = f"number {place + 1} by prediction" if place else "best by prediction"
         found.setdefault(digest(solution.assignment), Finalist(solution, name))
-        if len(found) == COUNT:
-            break
     fitting = {
         name: solution
         for name, solution in marks.uniform.items()
@@ -108,7 +105,7 @@ def _offer(request: ProveRequest, begun: bool) -> None:
     st.caption(
         "A prediction can be further off than its interval says. This measures "
         f"{len(request.assignments)} recipes on the same {request.tokens:,} tokens of {request.text.label}: this one, "
-        "the best ones of its size or a little below, and one format for all layers. The measured best wins."
+        "the best ones of its size by prediction, and one format for all layers. The measured best wins."
     )
     if begun:
         request_result(request, start="Prove it")

@@ -7,11 +7,23 @@ from typing import NamedTuple
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from quant_core.allocation.solver import InfeasibleBudget
 from quant_core.errors import QuantError
 from quant_core.plots.pareto import Mark, draw_pareto_front, mark, pareto_front
-from quant_core.schema import Budget, Evaluation, ModelInfo, ParetoPoint, ScoreTable, Solution
+from quant_core.schema import (
+    Budget,
+    Evaluation,
+    Limits,
+    ModelInfo,
+    ParetoPoint,
+    ScoreTable,
+    Solution,
+    Terms,
+    Use,
+    replace,
+)
 from ui import recipe_draft as drafts
-from ui import theme, words
+from ui import recipe_references, recipe_terms, terms, theme, words
 from ui.format_names import format_name, short_names
 from ui.jobs import workspace
 from ui.live_slider import live_slider
@@ -23,15 +35,16 @@ MANY_PRESETS = 9
 
 
 class Landmarks(NamedTuple):
-    """What does not move with the budget: one format for all, and the front between floor and ceiling."""
+    """What does not move with the budget: one format for all, as far as the target holds it, and the front."""
 
     uniform: dict[str, Solution]
     front: tuple[ParetoPoint, ...]
 
 
 def landmarks(info: ModelInfo, table: ScoreTable, pins: dict[str, str]) -> Landmarks:
-    """The landmarks of a table under pins; computed once and then kept."""
-    return _landmarks(table_key(table), tuple(sorted(pins.items())), info, table)
+    """The landmarks of a table under pins, target and rules; computed once and then kept."""
+    asked = replace(terms.current(info), limits=Limits(), use=Use())
+    return _landmarks(f"{table_key(table)} {asked}", tuple(sorted(pins.items())), asked, info, table)
 
 
 def table_key(table: ScoreTable) -> str:
@@ -42,17 +55,19 @@ def table_key(table: ScoreTable) -> str:
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _landmarks(
-    key: str, pins: tuple[tuple[str, str], ...], _info: ModelInfo, _table: ScoreTable
+    key: str, pins: tuple[tuple[str, str], ...], _asked: Terms, _info: ModelInfo, _table: ScoreTable
 ) -> Landmarks:
     score = drafts.table_score(_table)
     desk = workspace()
-    uniform = {
-        name: desk.price(_info, _table, dict.fromkeys(_table.units, name), score) for name in _table.formats
-    }
+    held = desk.held(_asked.target, _info, _table.units, _table.formats)
+    uniform = {name: desk.price(_info, _table, dict.fromkeys(_table.units, name), score)
+               for name in held or _table.formats}  # fmt: skip
     order = sorted(uniform, key=lambda name: uniform[name].average_bits)
-    return Landmarks(
-        {name: uniform[name] for name in order}, tuple(desk.front(_info, _table, dict(pins), score))
-    )
+    try:
+        front = desk.front(_info, _table, dict(pins), score, terms=_asked)
+    except QuantError:
+        front = ()  # nothing can meet the terms; the page says why
+    return Landmarks({name: uniform[name] for name in order}, front)
 
 
 def controls(info: ModelInfo, table: ScoreTable, marks: Landmarks) -> DeltaGenerator:
@@ -173,10 +188,11 @@ def _budget(value: float) -> Budget:
 
 def verdict(
     info: ModelInfo,
+    table: ScoreTable,
     solution: Solution,
     marks: Landmarks,
     measured: Evaluation | None,
-    edited: bool,
+    draft: drafts.Draft,
     calibrated: Figure | None = None,
 ) -> None:
     """What the recipe costs and does, and one sentence on what mixing formats bought.
@@ -202,8 +218,10 @@ def verdict(
                    f"{measured.tokens:,} tokens of {measured.text_label}, which is apart from the calibration text.",
                    f"± {words.significant(1.96 * measured.kl_stderr, 2)} (95 %)")
         )  # fmt: skip
-    figures(items)
-    if edited:
+    figures([*items, *recipe_terms.usage_figures(info, table, solution.assignment)])
+    if unused := recipe_terms.headroom(info, table, draft):
+        st.caption(f":material/straighten: {unused}")
+    if draft.edited:
         st.caption(":material/edit: Edited by hand: this is no longer the solver's answer to the budget.")
     else:
         st.caption(against_uniform(solution, marks))
@@ -226,6 +244,8 @@ def against_uniform(solution: Solution, marks: Landmarks) -> str:
         f"{format_name(name)} for every layer ({words.bits(uniform.average_bits)}) is predicted to cost "
         f"{words.nats(uniform.predicted_kl)}, "
     )
+    if gain < 0.995:
+        return f"{same}the best mix of that size under these pins and rules {words.significant(best)}."
     if gain < 1.005:
         return f"{same}and no mix of that size does better."
     return f"{same}the best mix of that size {words.significant(best)}: **{gain:.2f} times less**."
@@ -233,19 +253,21 @@ def against_uniform(solution: Solution, marks: Landmarks) -> str:
 
 def front_chart(
     info: ModelInfo,
+    table: ScoreTable,
     solution: Solution | None,
     marks: Landmarks,
     measured: list[Mark],
     edited: bool,
 ) -> None:
-    """The front with this recipe if there is one, the uniform formats, and every recipe that was measured in
-    this session.
+    """The front with this recipe if there is one, recipes by rule, and every recipe that was measured in this
+    session.
     """
     shown: list[Mark] = [mark("uniform", name, uniform) for name, uniform in marks.uniform.items()]
     shown += measured
     alt = "Pareto front of size and predicted KL"
     largest = max(uniform.average_bits for uniform in marks.uniform.values())
     if solution is not None:
+        shown += recipe_references.marks(info, table, solution.average_bits)
         shown.append(mark("edited" if edited else "current", "this recipe", solution))
         alt += (
             f"; this recipe has {words.bits(solution.average_bits)} and {words.nats(solution.predicted_kl)}"
@@ -253,7 +275,9 @@ def front_chart(
         largest = max(largest, solution.average_bits)
     points = [point for point in marks.front if point.average_bits <= largest * 1.02]
     draft = drafts.current(info)
-    pinned = draft is not None and bool(draft.pins)
+    pinned = draft is not None and (
+        bool(draft.pins) or draft.terms.target != "any" or bool(draft.terms.rules)
+    )
     figure = draw_pareto_front(pareto_front(points, shown, drafts.BUDGET.get().kind), theme.palette(), pinned)
     figure.update_layout(uirevision="front")
     theme.chart(figure, "front", f"{alt}.")
@@ -268,7 +292,7 @@ def refusal(
     """
     st.error(f"{error.message}\n\n{error.hint}", icon=":material/error:")
     with st.container(horizontal=True):
-        if marks.front:
+        if marks.front and isinstance(error, InfeasibleBudget):
             floor = marks.front[0]
             target = Budget("bits", _up(floor.average_bits))
             if drafts.BUDGET.get().kind == "bytes":
@@ -279,7 +303,7 @@ def refusal(
         if draft is not None:
             st.button(
                 f"Back to {_short(draft.budget)}", icon=":material/undo:", key="refusal:back",
-                on_click=drafts.BUDGET.set, args=(draft.budget,),
+                on_click=drafts.return_to, args=(draft,),
             )  # fmt: skip
     if draft is not None:
         st.caption(f"Below is still the recipe for {_short(draft.budget)}.")

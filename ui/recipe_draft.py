@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import streamlit as st
@@ -26,9 +26,11 @@ from quant_core.schema import (
     ScoreName,
     ScoreTable,
     Solution,
+    Terms,
 )
-from ui import scores, setup, state
+from ui import scores, setup, state, terms
 from ui.jobs import workspace
+from ui.widgets import say
 
 _DRAFT, _UNDO, _REDO, _SAVED = "draft:now", "draft:undo", "draft:redo", "draft:saved"
 _DRAG = "draft:drag"
@@ -61,6 +63,7 @@ class Draft:
     budget: Budget
     pins: Mapping[str, str]
     edited: bool = False
+    terms: Terms = field(default_factory=Terms)
 
 
 def current(info: ModelInfo) -> Draft | None:
@@ -78,13 +81,16 @@ def ensure(info: ModelInfo, table: ScoreTable) -> Draft:
     if RECIPE_ID.get() not in ("", _saved_id()):
         st.session_state.pop(_DRAFT, None)  # a link named another recipe
     draft = current(info)
-    if draft is not None and _fits(draft, table) and draft.budget == BUDGET.get():
+    asked = terms.current(info)
+    if draft is not None and _fits(draft, table) and (draft.budget, draft.terms) == (BUDGET.get(), asked):
         return draft
     pins = draft.pins if draft is not None else {}
     if draft is None and RECIPE_ID.get():
         draft = _loaded(info, table, RECIPE_ID.get())
-        if draft.budget == BUDGET.get() or BUDGET.get() == BUDGET.default:
+        if BUDGET.get() in (draft.budget, BUDGET.default) and asked in (draft.terms, Terms()):
             BUDGET.set(draft.budget)
+            terms.take(draft.terms)
+            draft = replace(draft, terms=terms.current(info))
             st.session_state[_DRAFT] = draft
             st.session_state[_SAVED] = (draft, None, setup.current(info), RECIPE_ID.get())
             return draft
@@ -92,8 +98,8 @@ def ensure(info: ModelInfo, table: ScoreTable) -> Draft:
     known = {*table.formats, schema.ORIGINAL}
     pins = {unit: name for unit, name in pins.items() if unit in table.units and name in known}
     budget = BUDGET.get()
-    solution = workspace().solve(info, table, budget, pins, table_score(table))
-    draft = Draft(info.fingerprint, dict(solution.assignment), budget, pins)
+    solution = workspace().solve(info, table, budget, pins, table_score(table), terms=asked)
+    draft = Draft(info.fingerprint, dict(solution.assignment), budget, pins, terms=asked)
     st.session_state[_DRAFT] = draft
     return draft
 
@@ -147,13 +153,13 @@ def from_recipe(info: ModelInfo, table: ScoreTable, recipe: Recipe) -> Draft:
     solution = workspace().price(info, table, assignment, table_score(table))
     budget = recipe.budget or Budget("bits", round(solution.average_bits, 4))
     pins = {unit: name for unit, name in recipe.pins.items() if assignment.get(unit) == name}
+    asked = terms.bare(recipe.terms)
     try:
-        solved = workspace().solve(info, table, budget, pins, table_score(table)).assignment
+        solved = workspace().solve(info, table, budget, pins, table_score(table), terms=asked).assignment
     except QuantError:
         solved = {}
-    return Draft(
-        info.fingerprint, dict(solution.assignment), budget, pins, dict(solved) != dict(solution.assignment)
-    )
+    edited = dict(solved) != dict(solution.assignment)
+    return Draft(info.fingerprint, dict(solution.assignment), budget, pins, edited, asked)
 
 
 def move_budget(info: ModelInfo, table: ScoreTable, budget: Budget, final: bool = True) -> None:
@@ -165,22 +171,30 @@ def move_budget(info: ModelInfo, table: ScoreTable, budget: Budget, final: bool 
     st.session_state[_DRAG] = not final
     draft = current(info)
     BUDGET.set(budget)
+    pins, asked = draft.pins if draft else {}, terms.current(info)
     try:
-        solution = workspace().solve(info, table, budget, draft.pins if draft else {}, table_score(table))
+        solution = workspace().solve(info, table, budget, pins, table_score(table), terms=asked)
     except QuantError:
         return
-    after = Draft(info.fingerprint, dict(solution.assignment), budget, draft.pins if draft else {})
+    after = Draft(info.fingerprint, dict(solution.assignment), budget, pins, terms=asked)
     _advance(None if dragging else draft, after)
     if not after.pins:
         RECIPE_ID.set("")
 
 
 def edit(info: ModelInfo, table: ScoreTable, changes: Mapping[str, str], pin: bool = True) -> None:
-    """Give units other formats, and pin them there if asked; nothing else changes."""
+    """Give units other formats, and pin them there if asked; nothing else changes but what shares their format.
+
+    What the target or a rule forbids is left as it is, and the reason is said.
+    """
     draft = current(info)
     if draft is None:
         return
-    changed = {unit: name for unit, name in changes.items() if unit in draft.assignment}
+    try:
+        changed = workspace().moved(info, table, changes, draft.terms)
+    except QuantError as error:
+        say(str(error), ":material/block:")
+        return
     pins = {**draft.pins, **changed} if pin else {u: f for u, f in draft.pins.items() if u not in changed}
     after = replace(draft, assignment={**draft.assignment, **changed}, pins=pins, edited=True)
     if after != draft:
@@ -189,13 +203,14 @@ def edit(info: ModelInfo, table: ScoreTable, changes: Mapping[str, str], pin: bo
 
 
 def pin(info: ModelInfo, table: ScoreTable, units: Iterable[str], on: bool) -> None:
-    """Pin units to the formats they have, or release them."""
+    """Pin units to the formats they have, or release them, with what shares their format under the target."""
     draft = current(info)
     if draft is None:
         return
-    chosen = set(units)
+    wanted = {unit: draft.assignment[unit] for unit in units if unit in draft.assignment}
+    chosen = set(workspace().together(info, table, wanted, draft.terms))
     kept = {unit: name for unit, name in draft.pins.items() if unit not in chosen}
-    added = {unit: draft.assignment[unit] for unit in chosen if unit in draft.assignment} if on else {}
+    added = {unit: draft.assignment[unit] for unit in chosen} if on else {}
     _advance(draft, replace(draft, pins={**kept, **added}))
     save(info, table)
 
@@ -252,8 +267,14 @@ def _step(info: ModelInfo, table: ScoreTable, source: str, target: str) -> None:
     draft = steps.pop()
     st.session_state.setdefault(target, []).append(now)
     st.session_state[_DRAFT] = draft
-    BUDGET.set(draft.budget)
+    return_to(draft)
     save(info, table)
+
+
+def return_to(draft: Draft) -> None:
+    """Ask for the budget and the terms of a draft."""
+    BUDGET.set(draft.budget)
+    terms.take(draft.terms)
 
 
 # --- the recipe as a thing to keep --------------------------------------------------------------------------
@@ -285,7 +306,7 @@ def save(info: ModelInfo, table: ScoreTable) -> str:
     before = st.session_state.get(_SAVED)
     if before is None or before[:3] != (draft, evaluation, chosen):
         recipe = workspace().make_recipe(
-            info, table, priced(info, table, draft), draft.budget, draft.pins, evaluation, chosen
+            info, table, priced(info, table, draft), draft.budget, draft.pins, evaluation, chosen, draft.terms
         )
         st.session_state[_SAVED] = before = (draft, evaluation, chosen, workspace().save_recipe(recipe))
     setup.seen(before[3])
@@ -316,6 +337,7 @@ def adopt(info: ModelInfo, recipe: Recipe) -> None:
     setup.seen(recipe_id)
     RECIPE_ID.set(recipe_id)
     BUDGET.set(recipe.budget or BUDGET.default)
+    terms.take(recipe.terms)
 
 
 def current_recipe(info: ModelInfo) -> Recipe | None:

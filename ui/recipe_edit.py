@@ -17,7 +17,7 @@ from quant_core.plots.grid import all_clicked
 from quant_core.plots.sizes import stored_bits
 from quant_core.recipes import MIXES
 from quant_core.schema import ORIGINAL, ModelInfo, ScoreTable
-from ui import added_formats, theme, words
+from ui import added_formats, recipe_terms, terms, theme, words
 from ui import recipe_draft as drafts
 from ui.format_names import format_name, method_name, short_names
 from ui.jobs import workspace
@@ -93,8 +93,16 @@ def _chosen(table: ScoreTable) -> list[str]:
 
 def editor(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
     """Ways to change formats, one open at a time, and the pins."""
-    one, pattern, rows, mixes, pins = st.tabs(
-        ["Chosen layers", "By pattern", "Table", "llama.cpp mixes", f"Pins ({len(draft.pins)})"],
+    held = len(terms.RULES.get())
+    one, pattern, rows, mixes, pins, rules = st.tabs(
+        [
+            "Chosen layers",
+            "By pattern",
+            "Table",
+            "llama.cpp mixes",
+            f"Pins ({len(draft.pins)})",
+            f"Rules ({held})",
+        ],
         on_change="rerun",
         key="edit:tab",
     )
@@ -113,6 +121,9 @@ def editor(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
     if pins.open:
         with pins:
             _edit_pins(info, table, draft)
+    if rules.open:
+        with rules:
+            recipe_terms.rules_editor(info, table)
 
 
 def _pin_toggle() -> None:

@@ -8,7 +8,18 @@ from quant_core.allocation.additivity import additivity
 from quant_core.errors import QuantError
 from quant_core.plots.pareto import Mark, mark
 from quant_core.schema import Evaluation, ModelInfo, ScoreName, ScoreTable, Setup, Solution, digest
-from ui import added_formats, calibrate, proof, recipe_budget, recipe_edit, score_form, scores, setup, state
+from ui import (
+    added_formats,
+    calibrate,
+    proof,
+    recipe_budget,
+    recipe_edit,
+    recipe_terms,
+    score_form,
+    scores,
+    setup,
+    state,
+)
 from ui import recipe_draft as drafts
 from ui.format_names import format_name
 from ui.jobs import latest, request_result, show_error, start_button
@@ -40,13 +51,14 @@ def workbench(info: ModelInfo, table: ScoreTable) -> None:
         draft = drafts.ensure(info, table)
     except QuantError as error:
         refused, draft = error, drafts.standing(info, table)
+    recipe_terms.panel(info, table)
     place = recipe_budget.controls(info, table, marks)
     if refused is not None and draft is None and drafts.RECIPE_ID.get():
         _foreign(info, table, refused)
     elif refused is not None:
         recipe_budget.refusal(info, table, marks, refused, draft)
     if draft is None:
-        recipe_budget.front_chart(info, None, marks, [], edited=False)
+        recipe_budget.front_chart(info, table, None, marks, [], edited=False)
     else:
         _recipe(info, table, draft, marks)
     recipe_budget.slider(place, info, table, marks)
@@ -63,7 +75,7 @@ def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: reci
     solution = drafts.priced(info, table, draft)
     measured = drafts.measured(info, draft.assignment)
     predicted = calibrate.figure(info, table, solution)
-    recipe_budget.verdict(info, solution, marks, measured, draft.edited, predicted)
+    recipe_budget.verdict(info, table, solution, marks, measured, draft, predicted)
     drafts.keep_current(info, table)
     _actions(info, table, draft, measured)
     calibrate.offer(info, table)
@@ -72,7 +84,7 @@ def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: reci
     left, right = st.columns([5, 6], gap="medium")
     with left:
         known = [*_remembered(info, solution, measured), *proved]
-        recipe_budget.front_chart(info, solution, marks, known, draft.edited)
+        recipe_budget.front_chart(info, table, solution, marks, known, draft.edited)
     with right:
         recipe_edit.bands(info, table, draft)
     recipe_edit.editor(info, table, draft)

@@ -44,6 +44,8 @@ class Core(NamedTuple):
     """Bits that all changes together may add."""
     slope: float
     """KL saved a bit at this size: no change has ``added + slope * more`` below 0."""
+    known: float = 0.0
+    """What some changes among these are known to add, at most 0: worse ones need not be looked for."""
 
 
 class Found(NamedTuple):
@@ -85,7 +87,8 @@ def by_states(core: Core, work: int) -> Found:
         spare = core.free - more
         rate = np.where(spare < 0, loss[level], gain[level])
         bound = added - np.where(spare == 0, 0.0, spare * rate)
-        hopeful = np.flatnonzero(bound <= best[0] + 1e-12 * abs(best[0]))
+        reach = min(best[0], core.known)
+        hopeful = np.flatnonzero(bound <= reach + 1e-12 * abs(reach))
         hopeful = hopeful[np.lexsort((added[hopeful], more[hopeful]))]
         least = np.minimum.accumulate(added[hopeful])
         kept = hopeful[np.append(True, added[hopeful][1:] < least[:-1])[: len(hopeful)]]

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quant_core import targets
+from quant_core.allocation.needs import Need, needs_of
+from quant_core.allocation.terms import left_open, spread_pins
 from quant_core.errors import BudgetError, FormatError, QuantError
 from quant_core.names import unknown_weight
 from quant_core.registry import unknown_name
-from quant_core.schema import ORIGINAL, Budget, ModelInfo, ScoreName, ScoreTable
+from quant_core.schema import ORIGINAL, Budget, ModelInfo, ScoreName, ScoreTable, Terms
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+Numbers = TypeVar("Numbers", FloatArray, IntArray)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,54 @@ class NamedProblem(NamedTuple):
     units: tuple[str, ...]
     formats: tuple[str, ...]
     """Full format names; the last is ``original``."""
+    rows: IntArray | None = None
+    """(units,) the problem's row of each unit, where several units share one; None where each has its own."""
+    needs: tuple[Need, ...] = ()
+    """Limits beside the budget."""
+    one_format: bool = False
+    """Whether all quantized units have to take the same format; see ``choose.variants``."""
+
+    def row(self, unit: str) -> int:
+        """The row of a unit; ``QuantError`` if it is not decided on."""
+        if unit not in self.units:
+            raise unknown_weight(unit, self.units)
+        index = self.units.index(unit)
+        return index if self.rows is None else int(self.rows[index])
+
+    def assignment(self, choice: IntArray) -> dict[str, str]:
+        """Unit to full format name under ``choice``, (rows,) format indices."""
+        spread = choice if self.rows is None else choice[self.rows]
+        return {unit: self.formats[index] for unit, index in zip(self.units, spread.tolist(), strict=True)}
+
+    def choice(self, assignment: Mapping[str, str]) -> IntArray:
+        """(rows,) format indices of an assignment; units that it does not name keep their original weights.
+
+        Raises:
+            QuantError: A unit is not decided on.
+            FormatError: A format has no scores.
+            BudgetError: Units that share a row have different formats.
+        """
+        units = {unit: index for index, unit in enumerate(self.units)}
+        columns = {name: column for column, name in enumerate(self.formats)}
+        chosen = np.full(len(units), columns[ORIGINAL])
+        for unit, name in assignment.items():
+            if unit not in units:
+                raise unknown_weight(unit, units)
+            if name not in columns:
+                error = unknown_name("scored format", name, list(columns))
+                raise FormatError(f"{unit} is to take {name!r}, which has no scores.", error.hint)
+            chosen[units[unit]] = columns[name]
+        if self.rows is None:
+            return chosen
+        spread = np.full(len(self.problem.cost), columns[ORIGINAL])
+        spread[self.rows] = chosen
+        odd = np.flatnonzero(spread[self.rows] != chosen)
+        if len(odd):
+            raise BudgetError(
+                f"{self.units[odd[0]]} and what shares its format have different ones.",
+                "Give all of them the same format.",
+            )
+        return spread
 
 
 def build_problem(
@@ -74,6 +126,7 @@ def build_problem(
     score: ScoreName = "fisher",
     pins: Mapping[str, str] | None = None,
     formats: Sequence[str] | None = None,
+    terms: Terms | None = None,
 ) -> NamedProblem:
     """The problem of a score table: its units, its formats, and ``original`` (cost 0) as the last column.
 
@@ -85,13 +138,27 @@ def build_problem(
             later pattern an earlier one. Brackets are literal, as experts' names end in them.
         formats: Columns to choose from, all of the table's if None. ``original`` is always one; a pinned format
             outside the selection is open to the units pinned to it.
+        terms: Target, rules and limits that a recipe has to meet, none by default. Units that share a format under
+            the target are one row, and what one of them is pinned to the others are too.
 
     Raises:
-        BudgetError: A pin matches no unit or names a format that the table lacks.
+        BudgetError: A pin matches no unit or names a format that the table lacks, the target does not run the model, or
+            target, rules and pins leave a unit without a format.
         FormatError: ``formats`` names a format that the table lacks.
         QuantError: The table belongs to another model, lacks the score, or holds a value that is not finite.
     """
-    pinned = _match_pins(info, table, pins or {})
+    terms = terms or Terms()
+    if reason := targets.refusal(targets.find(terms.target), info):
+        raise BudgetError(
+            f"{info.title} cannot be a {terms.target} recipe: {reason}.", "Choose another target."
+        )
+    units = {unit.name: unit for unit in info.units}
+    if table.fingerprint != info.fingerprint or not all(name in units for name in table.units):
+        raise QuantError(
+            f"These scores belong to another model than {info.title}.", "Analyse this model first."
+        )
+    decided = [units[name] for name in table.units]
+    pinned = spread_pins(decided, _match_pins(info, table, pins or {}), terms)
     chosen = table.formats if formats is None else tuple(formats)
     for name in chosen:
         if name != ORIGINAL and name not in table.formats:
@@ -101,12 +168,6 @@ def build_problem(
     columns = [index for index, name in enumerate(table.formats) if name in named]
     names = (*(table.formats[index] for index in columns), ORIGINAL)
 
-    units = {unit.name: unit for unit in info.units}
-    if table.fingerprint != info.fingerprint or not all(name in units for name in table.units):
-        raise QuantError(
-            f"These scores belong to another model than {info.title}.", "Analyse this model first."
-        )
-    decided = [units[name] for name in table.units]
     original = np.array([unit.parameters * unit.bits for unit in decided], np.int64)
     cost, stderr = _scores(table, score)
     size = np.array(table.storage_bits, np.int64).reshape(cost.shape)
@@ -114,15 +175,32 @@ def build_problem(
     for row, unit in enumerate(table.units):
         if unit in pinned:
             allowed[row] = [name == pinned[unit] for name in names]
+    bits = np.column_stack([size[:, columns], original])
+    allowed, rows = left_open(decided, names, bits, allowed, terms)
+    weights = sum(unit.parameters for unit in decided)
+    fixed_bits = info.original_bits - int(original.sum())
+    needs = needs_of(info, decided, names, bits, weights, fixed_bits, terms)
     problem = Problem(
-        np.pad(cost[:, columns], ((0, 0), (0, 1))),
-        np.pad(stderr[:, columns], ((0, 0), (0, 1))),
-        np.column_stack([size[:, columns], original]),
+        merged(np.pad(cost[:, columns], ((0, 0), (0, 1))), rows),
+        merged(np.pad(stderr[:, columns], ((0, 0), (0, 1))), rows),
+        merged(bits, rows),
         allowed,
-        weights=sum(unit.parameters for unit in decided),
-        fixed_bits=info.original_bits - int(original.sum()),
+        weights,
+        fixed_bits,
     )
-    return NamedProblem(problem, table.units, names)
+    shared = [replace(need, use=need.use if need.use is None else merged(need.use, rows)) for need in needs]
+    return NamedProblem(
+        problem, table.units, names, rows, tuple(shared), targets.find(terms.target).one_format
+    )
+
+
+def merged(values: Numbers, rows: IntArray | None) -> Numbers:
+    """(units, formats) values, those of units that share a row summed: (rows, formats)."""
+    if rows is None:
+        return values
+    sums: Numbers = np.zeros((int(rows.max()) + 1, values.shape[1]), values.dtype)
+    np.add.at(sums, rows, values)
+    return sums
 
 
 def limit_bits(problem: Problem, budget: Budget) -> float:

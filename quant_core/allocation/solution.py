@@ -7,10 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from quant_core.allocation.problem import IntArray, NamedProblem, build_problem
-from quant_core.errors import FormatError
-from quant_core.names import unknown_weight
-from quant_core.registry import unknown_name
-from quant_core.schema import ORIGINAL, ModelInfo, ScoreName, ScoreTable, Solution
+from quant_core.schema import ModelInfo, ScoreName, ScoreTable, Solution
 
 
 def solution(named: NamedProblem, choice: IntArray) -> Solution:
@@ -18,7 +15,7 @@ def solution(named: NamedProblem, choice: IntArray) -> Solution:
 
     Args:
         named: The problem and its names.
-        choice: (units,) format index of each unit.
+        choice: (rows,) format index of each row of the problem, that is of each unit unless a target ties some.
 
     Returns:
         The predicted KL is the sum of the scores. Its standard error is the sum of theirs, an upper bound: all units
@@ -27,9 +24,7 @@ def solution(named: NamedProblem, choice: IntArray) -> Solution:
     problem, rows = named.problem, np.arange(len(choice))
     bits = int(problem.bits[rows, choice].sum())
     return Solution(
-        assignment={
-            unit: named.formats[index] for unit, index in zip(named.units, choice.tolist(), strict=True)
-        },
+        assignment=named.assignment(choice),
         average_bits=problem.average_bits(bits),
         total_bytes=problem.total_bytes(bits),
         predicted_kl=float(problem.cost[rows, choice].sum()),
@@ -53,14 +48,4 @@ def price(
         FormatError: A format has no scores.
     """
     named = build_problem(info, table, score)
-    rows = {unit: row for row, unit in enumerate(named.units)}
-    columns = {name: column for column, name in enumerate(named.formats)}
-    choice = np.full(len(rows), columns[ORIGINAL])
-    for unit, name in assignment.items():
-        if unit not in rows:
-            raise unknown_weight(unit, rows)
-        if name not in columns:
-            error = unknown_name("scored format", name, list(columns))
-            raise FormatError(f"{unit} is to take {name!r}, which has no scores.", error.hint)
-        choice[rows[unit]] = columns[name]
-    return solution(named, choice)
+    return solution(named, named.choice(assignment))

@@ -6,7 +6,7 @@ The problem is made small without losing the optimum, then solved exactly:
    against bits there, and a bound that no recipe beats: cost(base) - s * (bits the base leaves free).
 2. Against that bound every choice has a reduced cost, (cost - base's) + s * (bits - base's) >= 0, and a recipe
    costs the bound + its choices' reduced costs + s * (bits it leaves free).
-3. The base with its best single change is the incumbent. A choice whose reduced cost alone exceeds
+3. The base with its best change of one or two units is the incumbent. A choice whose reduced cost alone exceeds
    incumbent - bound is in no optimal recipe and goes (Dyer, Kayal and Walker 1984, "A branch and bound algorithm
    for solving the multiple-choice knapsack problem"; Kellerer, Pferschy and Pisinger 2004, "Knapsack Problems",
    chapter 11).
@@ -22,11 +22,15 @@ import numpy as np
 
 from quant_core.allocation.core import Core, by_program, by_states
 from quant_core.allocation.front import front
-from quant_core.allocation.problem import IntArray, Problem
+from quant_core.allocation.problem import FloatArray, IntArray, Problem
 from quant_core.errors import BudgetError
 
 WORK = 3_000_000
 """Sums that the lists of states may form, about half a second's worth, before HiGHS takes over."""
+
+
+NEAR = 256
+"""Changes of which pairs are tried for the incumbent: the better it is, the smaller the core."""
 
 
 class Extent(NamedTuple):
@@ -74,9 +78,7 @@ def solve(problem: Problem, limit_bits: float) -> IntArray:
         InfeasibleBudget: Not even the smallest recipe fits.
         BudgetError: The core outgrew both ways of solving it; see ``core.by_program``.
     """
-    # A limit made by average * weights may miss its whole number by rounding.
-    whole = round(limit_bits)
-    limit = whole if math.isclose(limit_bits, whole, rel_tol=1e-12) else math.floor(limit_bits)
+    limit = whole_limit(limit_bits)
     points = front(problem)
     if limit < points.bits[0]:
         floor, ceiling = (_extent(problem, int(points.bits[end])) for end in (0, -1))
@@ -96,16 +98,37 @@ def solve(problem: Problem, limit_bits: float) -> IntArray:
     return base
 
 
+def whole_limit(limit_bits: float) -> int:
+    """A limit in whole bits: one made by average * weights may miss its whole number by rounding."""
+    whole = round(limit_bits)
+    return whole if math.isclose(limit_bits, whole, rel_tol=1e-12) else math.floor(limit_bits)
+
+
 def _core(problem: Problem, base: IntArray, free: int, slope: float) -> Core:
-    """The changes to ``base`` that a recipe better than its best single change may hold, and that change."""
+    """The changes to ``base`` that a recipe may hold that is better than its best change of one or two units."""
     rows = np.arange(len(base))
     more = problem.bits - problem.bits[rows, base][:, None]
     added = problem.cost - problem.cost[rows, base][:, None]
-    single = float(added.min(initial=0.0, where=problem.allowed & (more <= free)))
-    hopeful = problem.allowed & (added + slope * more <= (single + slope * free) * (1 + 1e-9))
-    hopeful[rows, base] = False
+    lost = np.where(problem.allowed, added + slope * more, np.inf)
+    lost[rows, base] = np.inf
+    known = min(
+        float(added.min(initial=0.0, where=problem.allowed & (more <= free))), _pair(lost, added, more, free)
+    )
+    hopeful = lost <= (known + slope * free) * (1 + 1e-9)
     unit, format_ = np.nonzero(hopeful)
-    return Core(unit, format_, more[hopeful], added[hopeful], free, slope)
+    return Core(unit, format_, more[hopeful], added[hopeful], free, slope, known)
+
+
+def _pair(lost: FloatArray, added: FloatArray, more: IntArray, free: int) -> float:
+    """What the best pair adds of changes that lose least beside the going rate and fit together; 0 for none."""
+    near = np.argsort(lost, axis=None, kind="stable")[:NEAR] if lost.size <= NEAR else np.argpartition(
+        lost, NEAR, axis=None
+    )[:NEAR]  # fmt: skip
+    near = near[np.isfinite(lost.ravel()[near])]
+    unit = near // lost.shape[1]
+    both = np.add.outer(added.ravel()[near], added.ravel()[near])
+    fits = np.add.outer(more.ravel()[near], more.ravel()[near]) <= free
+    return float(both.min(initial=0.0, where=fits & (unit[:, None] != unit)))
 
 
 def _extent(problem: Problem, bits: float) -> Extent:

@@ -47,9 +47,7 @@ def parser() -> argparse.ArgumentParser:
         scores,
         setup,
     )
-    budget = recipe.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--bits", type=_positive, help="average stored bits a decided weight")
-    budget.add_argument("--megabytes", type=_positive, help="size of all the model's weights, in 10^6 bytes")
+    _add_limits(recipe)
     recipe.add_argument(
         "--pin",
         action="append",
@@ -172,6 +170,46 @@ def _add_transform(part: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME",
         help="rewrite the model before; may be given again, in order",
+    )
+
+
+def _add_limits(recipe: argparse.ArgumentParser) -> None:
+    """What a recipe has to meet: at least one limit, all of which hold at once."""
+    recipe.add_argument("--bits", type=_positive, help="average stored bits a decided weight")
+    recipe.add_argument("--megabytes", type=_positive, help="size of all the model's weights, in 10^6 bytes")
+    recipe.add_argument(
+        "--memory",
+        type=_positive,
+        metavar="MB",
+        help="weights, KV cache and activations while it writes, in 10^6 bytes",
+    )
+    recipe.add_argument(
+        "--active", type=_positive, metavar="MB", help="weights read for a token, in 10^6 bytes"
+    )
+    recipe.add_argument(
+        "--milliseconds",
+        type=_positive,
+        help="predicted time for a token on --hardware, by the roofline model",
+    )
+    recipe.add_argument("--context", type=_count, default=2048, help="tokens in the KV cache (default: 2048)")
+    recipe.add_argument("--batch", type=_count, default=1, help="sequences at once (default: 1)")
+    recipe.add_argument("--hardware", default="", metavar="NAME", help="machine that time is predicted for")
+    recipe.add_argument(
+        "--target", default="any", metavar="NAME", help="runtime that has to hold the recipe (default: any)"
+    )
+    recipe.add_argument(
+        "--never-below",
+        action="append",
+        default=[],
+        metavar="PATTERN=BITS",
+        help="fewest stored bits a weight for those whose name matches; may be given again",
+    )
+    recipe.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN=FAMILY,...",
+        help="families of formats for the weights whose name matches ('original' is one); may be given again",
     )
 
 

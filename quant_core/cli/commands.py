@@ -9,6 +9,7 @@ from typing import Any
 
 from quant_core import schema
 from quant_core.allocation.additivity import additivity
+from quant_core.cli import limits
 from quant_core.cli.terminal import number, say, say_json, say_table, warn
 from quant_core.cli.work import (
     UsageError,
@@ -24,7 +25,7 @@ from quant_core.cli.work import (
     write_text,
 )
 from quant_core.errors import BudgetError, QuantError
-from quant_core.schema import Budget, ModelInfo
+from quant_core.schema import ModelInfo
 from quant_core.workspace import CATALOG, Workspace
 
 KL_SCORES = ("fisher", "measured")
@@ -133,21 +134,25 @@ def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
         if not (equals and pattern):
             raise UsageError(f"--pin {pin!r} is not PATTERN=FORMAT")
         pins[pattern] = format_name(workspace, name, options.group)
+    setup = chosen_setup(workspace, options, schema.Setup())
+    budget, terms = limits.read(workspace, options)
     info, table, formats = score_model(workspace, options, tuple(pins.values()))
-    budget = Budget("bits", options.bits) if options.bits else Budget("bytes", options.megabytes * 1e6)
-    choice = {"pins": pins, "score": options.score, "formats": formats}
+    terms = limits.with_cache(workspace, info, setup, terms)
+    choice = {"pins": pins, "score": options.score, "formats": formats, "terms": terms}
     try:
         solution = workspace.solve(info, table, budget, **choice)
     except BudgetError as error:
-        if budget.kind == "bits" or options.include:
+        if options.megabytes is None or options.include:
             raise
         raise BudgetError(
             error.message, f"{error.hint} --include embeddings makes embedding and head smaller too."
         ) from error
     ends = [schema.dump(point) for point in workspace.front(info, table, **choice)]
     ends = [ends[0], ends[-1]]
-    setup = chosen_setup(workspace, options, schema.Setup())
-    made = workspace.make_recipe(info, table, solution, budget, pins, setup=setup)
+    asked = budget if options.bits or options.megabytes else None
+    made = workspace.make_recipe(info, table, solution, asked, pins, setup=setup, terms=terms)
+    usage = workspace.usage(info, table, solution.assignment, terms)
+    unused = workspace.headroom(info, table, budget, **choice)
     if options.score not in KL_SCORES:  # sums of relative errors rank formats, but they are no KL
         made = schema.replace(made, predicted_kl=None, predicted_stderr=None)
         ends = [end | {"predicted_kl": None} for end in ends]
@@ -159,7 +164,8 @@ def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
             {name: data[name] for name in ("model", "fingerprint", "average_bits")}
             | {"bytes": made.total_bytes, "original_bytes": made.original_bytes}
             | {name: data[name] for name in ("predicted_kl", "predicted_stderr", "budget", "pins")}
-            | {"floor": ends[0], "ceiling": ends[1], "units": data["units"]}
+            | {"floor": ends[0], "ceiling": ends[1], "units": data["units"], "terms": data["terms"]}
+            | {"usage": limits.figures(usage), "unused": unused}
             | {"out": str(options.out) if options.out else None}
         )
         return 0
@@ -169,6 +175,9 @@ def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
     say(f"{made.average_bits:.3f} bits a decided weight, {made.total_bytes / 1e6:.2f} MB in all")
     say(f"(original: {made.original_bytes / 1e6:.2f} MB; possible: {ends[0]['average_bits']:.3f} to "
         f"{ends[1]['average_bits']:.3f} bits)")  # fmt: skip
+    limits.say_usage(usage, terms)
+    for sentence in filter(None, [limits.ruled_out(workspace, info, table, formats, terms), unused]):
+        say(sentence)
     _say_padding(table, sorted(set(made.assignment().values()) & set(table.formats)))
     if made.predicted_kl is not None:
         say(f"predicted KL {number(made.predicted_kl)} ± {number(made.predicted_stderr, 2)} nats a token")

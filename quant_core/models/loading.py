@@ -275,4 +275,6 @@ def _describe(
         device=device.type,
         chat=bool(tokenizer.chat_template),
         notes=tuple(notes),
+        experts_per_token=int(getattr(config, "num_experts_per_tok", 0) or 0) if routed else 0,
+        head_size=int(head),
     )

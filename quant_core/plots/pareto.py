@@ -25,7 +25,7 @@ from quant_core.plots.sensitivity import short_formats
 from quant_core.schema import Evaluation, ParetoPoint, Solution
 
 SizeAxis = Literal["bits", "bytes"]
-MarkKind = Literal["current", "edited", "uniform", "measured"]
+MarkKind = Literal["current", "edited", "uniform", "rule", "measured"]
 
 AXES: dict[SizeAxis, str] = {"bits": "Average bits a decided weight", "bytes": "All weights (MB)"}
 MEGABYTE = 1_000_000
@@ -100,6 +100,7 @@ class _Style(NamedTuple):
 
 _STYLES: dict[MarkKind, _Style] = {
     "uniform": _Style("one format for all", "square", 9, 1),
+    "rule": _Style("by rule", "cross", 11, 4),
     "measured": _Style("measured", "diamond", 11, 2),
     "edited": _Style("edited by hand", "triangle-up", 13, 3),
     "current": _Style("this recipe", "circle", 14, -1),
@@ -109,7 +110,7 @@ _STYLES: dict[MarkKind, _Style] = {
 def draw_pareto_front(data: Front, palette: Palette, pinned: bool = False) -> go.Figure:
     """Size across, predicted KL up on a log axis; marks with standard errors carry 95 % intervals.
 
-    ``pinned`` says that pins bind the front, so that a uniform format, which heeds none, may lie below it.
+    ``pinned`` says that pins, a target or rules bind the front, so that a recipe that heeds none may lie below it.
     """
     title = "Predicted KL at each size"
     if not data.sizes and not data.marks:
@@ -125,7 +126,7 @@ def draw_pareto_front(data: Front, palette: Palette, pinned: bool = False) -> go
             go.Scatter(
                 x=data.sizes,
                 y=data.kl,
-                name="best with these pins" if pinned else "best mixed recipes",
+                name="best under these terms" if pinned else "best mixed recipes",
                 mode="lines",
                 line={"color": palette.categorical[0], "width": 2.5, "shape": "hv"},
                 hovertemplate="<b>%{x:,.3f} "
@@ -154,15 +155,17 @@ def _add_marks(figure: go.Figure, data: Front, kind: MarkKind, floor: float, pal
         (item, size) for item, size in zip(data.marks, data.mark_sizes, strict=True) if item.kind == kind
     ]
     ends = [interval(item.kl, item.stderr) for item, _ in chosen]
-    labelled = kind == "uniform"
+    labelled = kind in ("uniform", "rule")
+    texts = [item.label for item, _ in chosen] if kind == "rule" else _labels([item for item, _ in chosen])
     figure.add_trace(
         go.Scatter(
             x=[size for _, size in chosen],
             y=[item.kl for item, _ in chosen],
             name=style.name,
             mode="markers+text" if labelled else "markers",
-            text=_labels([item for item, _ in chosen]) if labelled else [""] * len(chosen),
-            textposition="bottom left" if len(chosen) > MANY_MARKS else _label_places([size for _, size in chosen]),
+            text=texts if labelled else [""] * len(chosen),
+            textposition="bottom right" if kind == "rule" else "bottom left" if len(chosen) > MANY_MARKS
+            else _label_places([size for _, size in chosen]),
             textfont={"size": 12, "color": palette.muted},
             cliponaxis=False,
             marker={

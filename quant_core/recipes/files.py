@@ -23,6 +23,8 @@ from quant_core.recipes.parameters import format_parameters
 from quant_core.registry import unknown_name
 from quant_core.schema import FamilyInfo, MethodInfo, ModelInfo, Recipe, Unit
 
+LATER = ("terms",)
+"""Fields that files of version 1 did not have from the start: a file without one has its default."""
 DEPTH = 10
 """Levels of nesting that a recipe stays well below."""
 EDIT = "Open the recipe as it was saved and edit it on the Recipe page, or solve for a new one."
@@ -147,7 +149,7 @@ def _check_fields(data: dict[str, Any]) -> None:
             f"The recipe has version {data['version']!r}, and this QuantLens reads version {VERSION}.",
             "Open it with the QuantLens that wrote it, or solve for a new one.",
         )
-    missing = [name for name in known if name not in data]
+    missing = [name for name in known if name not in data and name not in LATER]
     if missing:
         raise RecipeError(f"The recipe lacks {_listed(missing)}.", EDIT)
     for name in data:

@@ -23,6 +23,7 @@ from quant_core.schema import (
     ScoreTable,
     Setup,
     Solution,
+    Terms,
 )
 
 VERSION = 1
@@ -40,6 +41,7 @@ def make_recipe(
     pins: Mapping[str, str] | None = None,
     measured: Evaluation | None = None,
     setup: Setup | None = None,
+    terms: Terms | None = None,
 ) -> Recipe:
     """A solution as a recipe that lists every weight of the model, undecided ones as ``original``.
 
@@ -52,6 +54,7 @@ def make_recipe(
         pins: Which units were not free, by name or pattern.
         measured: The recipe measured against the original, if it was.
         setup: What is done beside the weights' formats; nothing by default.
+        terms: What it had to meet beside budget and pins; nothing by default.
 
     Raises:
         RecipeError: The solution names a weight or a format that the model or the table lacks.
@@ -92,6 +95,7 @@ def make_recipe(
         measured=measured,
         libraries=library_versions(),
         setup=without_text(setup or Setup()),
+        terms=terms or Terms(),
     )
 
 

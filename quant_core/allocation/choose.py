@@ -1,0 +1,178 @@
+"""The best recipe under a budget and all other terms, the front under them, and what a recipe leaves unused.
+
+``solver`` and ``front`` know one problem and one limit. Here a runtime that holds a single format beside 16 bits
+makes as many problems of one as there are formats, of which the best counts, and further limits join the budget.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from quant_core.allocation.front import front
+from quant_core.allocation.needs import NAMES, Need, told
+from quant_core.allocation.problem import FloatArray, IntArray, NamedProblem, Problem
+from quant_core.allocation.several import Bound, solve_all
+from quant_core.allocation.solver import solve, whole_limit
+from quant_core.errors import BudgetError
+from quant_core.schema import ORIGINAL
+
+FULL = 0.995
+"""A recipe that takes this part of its limit fills it."""
+_UNITS = 2**40
+"""Whole numbers into which a limit that is no number of bits is cut; what a choice takes is rounded up."""
+
+
+class Best(NamedTuple):
+    """A recipe, and the problem it is the best of."""
+
+    choice: IntArray
+    """(rows,) format indices."""
+    problem: Problem
+    bounds: list[Bound]
+    """Everything that it keeps, the bits first."""
+
+
+class LimitTooLow(BudgetError):
+    """A limit beside the budget is below what any recipe takes."""
+
+
+def best(named: NamedProblem, limit_bits: float) -> Best:
+    """The recipe of least predicted KL that keeps a limit in bits and those of the problem.
+
+    Args:
+        named: The problem, its names, and its limits.
+        limit_bits: Bits that all decided units may take; see ``problem.limit_bits``.
+
+    Raises:
+        InfeasibleBudget: The budget is below the smallest recipe.
+        LimitTooLow: Another limit is below what any recipe takes.
+        BudgetError: The limits cannot be kept at once, or nothing was proven in time.
+    """
+    found: list[Best] = []
+    refused: BudgetError | None = None
+    _check_limits(named)
+    for problem in variants(named):
+        bounds = _bounds(named, problem, limit_bits)
+        try:
+            choice = solve(problem, bounds[0].limit) if len(bounds) == 1 else solve_all(problem, bounds)
+        except BudgetError as error:
+            refused = error
+            continue
+        found.append(Best(choice, problem, bounds))
+    if not found:
+        assert refused is not None, "there is at least one problem"
+        raise refused
+    return min(found, key=lambda one: (_cost(one), int(_total(one.problem.bits, one.choice))))
+
+
+def variants(named: NamedProblem) -> list[Problem]:
+    """The problem, or, where all quantized units must take one format, one problem a format.
+
+    Raises:
+        BudgetError: Pins ask for more than one format.
+    """
+    if not named.one_format:
+        return [named.problem]
+    forms = [name.partition("@")[0] for name in named.formats]
+    found = []
+    for form in dict.fromkeys(forms):
+        if form == ORIGINAL and len(set(forms)) > 1:
+            continue
+        allowed = named.problem.allowed & np.array([name in (form, ORIGINAL) for name in forms])
+        if allowed.any(axis=1).all():
+            found.append(replace(named.problem, allowed=allowed))
+    if not found:
+        raise BudgetError(
+            "All quantized layers must take one format, and pins or rules ask for several.",
+            "Remove pins or rules, or choose another target.",
+        )
+    return found
+
+
+def curve(named: NamedProblem) -> tuple[IntArray, FloatArray]:
+    """Bits and cost of the front, by rising size; the limits of the problem are left aside."""
+    fronts = [front(problem) for problem in variants(named)]
+    if len(fronts) == 1:
+        return fronts[0].bits, fronts[0].cost
+    bits, cost = (
+        np.concatenate(part) for part in zip(*((one.bits, one.cost) for one in fronts), strict=True)
+    )
+    order = np.lexsort((cost, bits))
+    bits, cost = bits[order], cost[order]
+    kept = np.append(True, cost[1:] < np.minimum.accumulate(cost)[:-1])
+    return bits[kept], cost[kept]
+
+
+def headroom(named: NamedProblem, found: Best, budget: Need) -> str:
+    """Why a recipe does not fill the limit that binds it, as a sentence; empty if it does, to within 0.5 %.
+
+    Args:
+        named: The problem and its limits.
+        found: The recipe.
+        budget: The budget, as one more limit.
+    """
+    bits = named.problem.bits
+    needs = [budget, *named.needs]
+    binding = max(needs, key=lambda need: need.of(bits, found.choice) / need.limit)
+    value = binding.of(bits, found.choice)
+    if value >= FULL * binding.limit:
+        return ""
+    rows = np.arange(len(found.choice))
+    better = found.problem.allowed & (found.problem.cost < found.problem.cost[rows, found.choice][:, None])
+    used = f"{told(binding.kind, value)} of {told(binding.kind, binding.limit)} are used"
+    if not better.any():
+        return f"{used}: no layer has a better format to take."
+    use = bits * binding.factor if binding.use is None else binding.use
+    more = use - use[rows, found.choice][:, None]
+    return f"{used}: the next better choice takes {told(binding.kind, value + float(more[better].min()))}."
+
+
+def binding_limit(named: NamedProblem, choice: IntArray, budget: Need) -> Need:
+    """Which limit a recipe comes nearest to."""
+    return max([budget, *named.needs], key=lambda need: need.of(named.problem.bits, choice) / need.limit)
+
+
+def _check_limits(named: NamedProblem) -> None:
+    """Raise ``LimitTooLow`` for a limit that no recipe keeps, with what is possible under each."""
+    problem = named.problem
+    low = [
+        need for need in named.needs if need.least(problem.bits, problem.allowed) > need.limit * (1 + 1e-12)
+    ]
+    if not low:
+        return
+    ceiling = front(problem)
+    top = ceiling.choice(len(ceiling.bits) - 1)
+    first = low[0]
+    ranges = ", ".join(
+        f"{NAMES[need.kind][0]} {told(need.kind, need.least(problem.bits, problem.allowed))} to "
+        f"{told(need.kind, need.of(problem.bits, top))}"
+        for need in named.needs
+    )
+    raise LimitTooLow(
+        f"No recipe keeps the {NAMES[first.kind][0]} to {told(first.kind, first.limit)}: the least is "
+        f"{told(first.kind, first.least(problem.bits, problem.allowed))}.",
+        f"Possible are: {ranges}. Loosen the limit, add a smaller format, or remove pins and rules.",
+    )
+
+
+def _bounds(named: NamedProblem, problem: Problem, limit_bits: float) -> list[Bound]:
+    """All limits as whole numbers: the tightest of those on stored bits, then the others."""
+    stored = [(need.limit - need.fixed) / need.factor for need in named.needs if need.use is None]
+    bounds = [Bound(problem.bits, whole_limit(min([limit_bits, *stored])))]
+    for need in named.needs:
+        if need.use is not None:
+            scale = _UNITS / (need.limit - need.fixed)
+            bounds.append(Bound(np.ceil(need.use * scale - 1e-6).astype(np.int64), _UNITS))
+    return bounds
+
+
+def _total(values: IntArray, choice: IntArray) -> int:
+    return int(values[np.arange(len(choice)), choice].sum())
+
+
+def _cost(found: Best) -> float:
+    return math.fsum(found.problem.cost[np.arange(len(found.choice)), found.choice])

@@ -1,0 +1,24 @@
+"""What each runtime can hold, one file a runtime; importing the package fills the registry."""
+
+from quant_core.targets import anything, bitsandbytes, compressed_tensors, gguf, gptq, mlx, torchao
+from quant_core.targets.base import TARGETS, Holds, Target
+from quant_core.targets.rules import check, find, held, refusal, shares, summary
+
+__all__ = [
+    "TARGETS",
+    "Holds",
+    "Target",
+    "anything",
+    "bitsandbytes",
+    "check",
+    "compressed_tensors",
+    "find",
+    "gguf",
+    "gptq",
+    "held",
+    "mlx",
+    "refusal",
+    "shares",
+    "summary",
+    "torchao",
+]

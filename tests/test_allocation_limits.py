@@ -1,0 +1,345 @@
+"""Several limits at once: the figures by hand, the solver against every recipe there is, and what is said."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quant_core.allocation import several
+from quant_core.allocation.choose import LimitTooLow, best, curve, headroom
+from quant_core.allocation.front import front
+from quant_core.allocation.moves import moved
+from quant_core.allocation.needs import Need, budget_need, needs_of, usage_of
+from quant_core.allocation.neighbours import finalists
+from quant_core.allocation.problem import NamedProblem, Problem, build_problem
+from quant_core.allocation.references import references
+from quant_core.allocation.several import Bound, JointlyInfeasible, solve_all
+from quant_core.allocation.solution import solution
+from quant_core.allocation.solver import InfeasibleBudget, solve
+from quant_core.allocation.usage import activation_bytes, cache_bytes, shares, step_seconds
+from quant_core.errors import BudgetError
+from quant_core.schema import ORIGINAL, Budget, Limits, Rule, Terms, Use
+from quant_core.targets.hardware import Hardware, machine, machines
+from tests import made_results
+from tests.made_problems import made, problems, totals
+from tests.test_targets import DOWN, K, Q, fused, routed
+
+INFO = made_results.model(blocks=2)
+TABLE = made_results.table(INFO)
+SLOW = Hardware("slow", "Slow", "CPU", 1.0, 0.001, 8.0, frozenset({"int4"}), "made up: 1 GB/s, 1 GFLOP/s")
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers to the last digit, so that they can be compared with brute force."""
+    monkeypatch.setattr(several, "TOLERANCE", 0.0)
+
+
+# --- figures
+
+
+def test_memory_by_hand() -> None:
+    use = Use(context=100, batch=3, cache_bits=8.5)
+    assert cache_bytes(INFO, use) == 1024 * 100 * 3 * 8.5 / 8
+    # 300 tokens pass at once: two of 256 and two of 512 values at 2 bytes; 3 x 8,192 logits at 4.
+    assert activation_bytes(INFO, use) == 2 * 300 * (2 * 256 + 2 * 512) + 4 * 3 * 8192
+    assert activation_bytes(INFO, replace(use, context=1000)) == 2 * 2048 * (2 * 256 + 2 * 512) + 4 * 3 * 8192
+
+
+def test_experts_are_read_in_the_share_of_steps_that_need_them() -> None:
+    info = routed(experts=8)  # two of eight a token
+    units = info.units[:2]
+    assert shares(info, units, 1).tolist() == [1.0, 0.25]
+    assert shares(info, units, 3).tolist() == pytest.approx([1.0, 1 - 0.75**3])
+    unknown = replace(info, experts_per_token=0)
+    assert shares(unknown, units, 1).tolist() == [1.0, 1.0], "unless told otherwise, all count"
+
+
+def test_an_embedding_is_looked_up_and_a_shared_one_is_read_whole() -> None:
+    embedding = INFO.units[0]
+    assert shares(INFO, [embedding], 4).tolist() == [1.0]
+    assert shares(INFO, [replace(embedding, tied=())], 4).tolist() == [4 / 8192]
+
+
+def test_seconds_by_hand() -> None:
+    """4 bits of 512 x 256 weights at 1 GB/s take 65.5 us; 2 operations a weight at 1 GFLOP/s take 262 us."""
+    bits = np.array([[512 * 256 * 4, 512 * 256 * 3, 512 * 256 * 16]])
+    forms = ["int4/g64/asym", "int3/g64/asym", ORIGINAL]
+    fast = replace(SLOW, teraflops=1.0)
+    assert step_seconds(INFO, [DOWN], forms, bits, Use(), fast)[0] == pytest.approx(
+        [131072 * 0.5e-9, 131072 * (0.375 + 4) * 1e-9, 131072 * 2e-9]
+    )
+    assert step_seconds(INFO, [DOWN], forms, bits, Use(batch=2), SLOW)[0] == pytest.approx(
+        [131072 * 4e-9, 131072 * 4.375e-9, 131072 * 4e-9]
+    )
+
+
+def test_a_recipe_is_told_what_it_takes_by_the_same_sums_as_limits() -> None:
+    terms = Terms(
+        use=Use(context=64, batch=2, hardware="rtx-4090"),
+        limits=Limits(bits=5.0, bytes=6e6, memory=9e6, active=6e6, milliseconds=1.0),
+    )
+    named = build_problem(INFO, TABLE, terms=terms)
+    choice = solve(named.problem, 4.4 * named.problem.weights)
+    found = solution(named, choice)
+    use = usage_of(INFO, TABLE, found.assignment, terms)
+    assert use.weights == pytest.approx(found.total_bytes)
+    figures = {need.kind: need.of(named.problem.bits, choice) for need in named.needs}
+    assert figures == pytest.approx(
+        {"bits": found.average_bits, "bytes": use.weights, "memory": use.memory, "active": use.active,
+         "milliseconds": use.milliseconds}
+    )  # fmt: skip
+    assert usage_of(INFO, TABLE, found.assignment, Terms()).milliseconds is None
+
+
+def test_active_bytes_of_experts_weigh_less_than_their_size() -> None:
+    info = routed(experts=8)
+    named = build_problem(info, made_results.table(info), terms=Terms(limits=Limits(active=1e6)))
+    (need,) = named.needs
+    assert need.use is not None
+    assert need.use[0] == pytest.approx(named.problem.bits[0] / 8)
+    assert need.use[1] == pytest.approx(named.problem.bits[1] / 8 / 4)
+    assert need.fixed == info.other_bits / 8
+
+
+def test_every_machine_has_figures_and_a_source() -> None:
+    assert len(machines()) > 20
+    for name, one in machines().items():
+        assert name == one.name
+        assert one.kind in ("GPU", "Apple", "CPU")
+        assert 10 < one.bandwidth < 20_000
+        assert 0.5 < one.teraflops < 5_000
+        assert one.source
+        assert one.has_kernel(ORIGINAL)
+        assert not one.has_kernel("kmeans3")
+    with pytest.raises(BudgetError, match=r"no hardware profile named 'rtx-409'\. Did you mean 'rtx-4090'"):
+        machine("rtx-409")
+
+
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
+        (Limits(memory=-1.0), "makes no sense"),
+        (Limits(active=float("nan")), "makes no sense"),
+        (Limits(milliseconds=1.0), "no machine is named"),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_refused(limits: Limits, sentence: str) -> None:
+    with pytest.raises(BudgetError, match=sentence):
+        build_problem(INFO, TABLE, terms=Terms(limits=limits))
+
+
+# --- the solver
+
+
+@settings(max_examples=200, deadline=None)
+@given(problems(), st.data())
+def test_the_best_under_several_limits_is_found(problem: Problem, data: st.DataObject) -> None:
+    shape = problem.cost.shape
+    numbers = st.lists(st.integers(0, 60), min_size=problem.cost.size, max_size=problem.cost.size)
+    uses = [problem.bits]
+    uses += [np.array(data.draw(numbers)).reshape(shape) for _ in range(data.draw(st.integers(1, 2)))]
+    bounds = []
+    for use in uses:
+        low = int(np.where(problem.allowed, use, 10**15).min(axis=1).sum())
+        high = int(np.where(problem.allowed, use, 0).max(axis=1).sum())
+        bounds.append(Bound(use, low + round(data.draw(st.floats(0, 0.8)) * (high - low))))
+    rows = np.arange(shape[0])
+    options = [np.flatnonzero(row) for row in problem.allowed]
+    kept = [
+        float(problem.cost[rows, choice].sum())
+        for choice in map(np.array, itertools.product(*options))
+        if all(int(bound.use[rows, choice].sum()) <= bound.limit for bound in bounds)
+    ]
+    if not kept:
+        with pytest.raises(JointlyInfeasible):
+            solve_all(problem, bounds)
+        return
+    choice = solve_all(problem, bounds)
+    assert problem.allowed[rows, choice].all()
+    assert all(int(bound.use[rows, choice].sum()) <= bound.limit for bound in bounds)
+    assert float(problem.cost[rows, choice].sum()) == pytest.approx(min(kept), rel=1e-9, abs=1e-12)
+
+
+def test_two_limits_bind_at_once_in_a_real_sized_problem() -> None:
+    """A quick but large format against a small but slow one: the answer keeps both and is near the relaxation."""
+    problem = made(56, 8, seed=6)
+    slow = problem.bits + np.where(np.arange(8) % 2, 24 * problem.bits[:, :1] // 2, 0)
+    size = Bound(problem.bits, int(4.0 * problem.weights))
+    alone = solve(problem, size.limit)
+    quick = solve(replace(problem, bits=slow), int(slow.min(axis=1).sum() * 1.3))
+    rows = np.arange(56)
+    time = Bound(slow, int(0.4 * slow[rows, alone].sum() + 0.6 * slow[rows, quick].sum()))
+    found = solve_all(problem, [size, time])
+    assert totals(problem, found)[1] <= size.limit
+    assert slow[rows, found].sum() <= time.limit
+    assert totals(problem, alone)[0] < totals(problem, found)[0], "the second limit costs something"
+
+
+def test_limits_join_the_budget() -> None:
+    budget = 6.0 * build_problem(INFO, TABLE).problem.weights
+    tight = Terms(limits=Limits(bits=4.4))
+    named = build_problem(INFO, TABLE, terms=tight)
+    found = best(named, budget)
+    assert found.choice.tolist() == solve(named.problem, 4.4 * named.problem.weights).tolist()
+    time = Terms(limits=Limits(milliseconds=0.02), use=Use(context=1, hardware="rtx-4090"))
+    named = build_problem(INFO, TABLE, terms=time)
+    found = best(named, budget)
+    assert named.needs[0].of(named.problem.bits, found.choice) <= 0.02
+    assert all(
+        one.predicted_kl >= solution(named, found.choice).predicted_kl for one in finalists(named, budget, 5)
+    )
+    for one in finalists(named, budget, 5):
+        assert named.needs[0].of(named.problem.bits, named.choice(one.assignment)) <= 0.02
+
+
+def test_a_limit_that_cannot_be_kept_is_named_with_what_is_possible() -> None:
+    terms = Terms(limits=Limits(memory=5e6, bits=4.0), use=Use(context=1024))
+    named = build_problem(INFO, TABLE, terms=terms)
+    with pytest.raises(LimitTooLow) as caught:
+        best(named, 16.0 * named.problem.weights)
+    assert "No recipe keeps the memory to 5.00 MB: the least is " in caught.value.message
+    assert "memory " in caught.value.hint
+    assert "bits a weight 2.28 bits to 16.00 bits" in caught.value.hint
+    with pytest.raises(InfeasibleBudget):
+        best(build_problem(INFO, TABLE), 1.0 * named.problem.weights)
+
+
+# --- what is said of it
+
+
+def test_a_recipe_that_fills_its_budget_needs_no_word() -> None:
+    named = build_problem(INFO, TABLE)
+    for average in (3.0, 4.5):
+        limit = average * named.problem.weights
+        need = budget_need(Budget("bits", average), named.problem.weights, named.problem.fixed_bits)
+        assert headroom(named, best(named, limit), need) == ""
+
+
+def test_what_keeps_a_recipe_from_filling_its_budget_by_hand() -> None:
+    problem = Problem(
+        cost=np.array([[2.0, 1.0], [3.0, 0.5]]), stderr=np.zeros((2, 2)), bits=np.array([[2, 8], [2, 6]]),
+        allowed=np.ones((2, 2), bool), weights=2, fixed_bits=0,
+    )  # fmt: skip
+    named = NamedProblem(problem, ("a", "b"), ("small", ORIGINAL))
+    found = best(named, 7)
+    assert found.choice.tolist() == [0, 0]
+    told = headroom(named, found, Need("bits", 3.5, 0.0, factor=1 / 2))
+    assert told == "2.00 bits of 3.50 bits are used: the next better choice takes 4.00 bits."
+    full = best(named, 20)
+    told = headroom(named, full, Need("bits", 10.0, 0.0, factor=1 / 2))
+    assert told == "7.00 bits of 10.00 bits are used: no layer has a better format to take."
+
+
+# --- one format beside 16 bits
+
+
+def test_bitsandbytes_gets_the_best_recipe_of_one_format() -> None:
+    info = made_results.model(blocks=1)
+    table = made_results.table(info)
+    table = replace(
+        table, formats=("nf4/g64", "nf4/g64/dq", "llm_int8/channel", "nf4/g64@hqq", "int4/g64/asym", "q8_0")
+    )
+    named = build_problem(info, table, terms=Terms("bitsandbytes"))
+    plain = build_problem(info, table).problem
+    for average in (5.0, 8.5, 12.0):
+        limit = average * named.problem.weights
+        found = best(named, limit)
+        cost = float(plain.cost[np.arange(7), found.choice].sum())
+        used = {named.formats[form].partition("@")[0] for form in found.choice} - {ORIGINAL}
+        assert len(used) <= 1
+        expected = min(
+            float(plain.cost[np.arange(7), choice].sum())
+            for columns in ((0, 3, 6), (1, 6), (2, 6))
+            for choice in map(np.array, itertools.product(columns, repeat=7))
+            if plain.bits[np.arange(7), choice].sum() <= limit
+        )
+        assert cost == pytest.approx(expected)
+    sizes, least = curve(named)
+    assert (np.diff(sizes) > 0).all()
+    assert (np.diff(least) < 0).all()
+    with pytest.raises(BudgetError, match="must take one format"):
+        best(
+            build_problem(
+                info, table, pins={table.units[0]: "nf4/g64", table.units[1]: "nf4/g64/dq"},
+                terms=Terms("bitsandbytes"),
+            ), 1e9,
+        )  # fmt: skip
+
+
+def test_the_curve_of_a_free_problem_is_its_front() -> None:
+    named = build_problem(INFO, TABLE)
+    points = front(named.problem)
+    bits, cost = curve(named)
+    assert bits.tolist() == points.bits.tolist()
+    assert cost.tolist() == points.cost.tolist()
+
+
+# --- edits by hand
+
+
+def test_an_edit_moves_what_shares_the_format() -> None:
+    info, terms = fused(INFO), Terms("gptq")
+    assert moved(info, TABLE, {Q.name: "int4/g64/asym"}, Terms()) == {Q.name: "int4/g64/asym"}
+    names = {unit.name for unit in info.units if unit.block == 0 and unit.fused == "0.qkv"}
+    assert moved(info, TABLE, {K.name: "int4/g64/asym"}, terms) == dict.fromkeys(names, "int4/g64/asym")
+
+
+@pytest.mark.parametrize(
+    ("form", "terms", "sentence"),
+    [
+        ("nf4/g64", Terms("gptq"), "cannot take nf4/g64. .*GPTQ does not hold nf4"),
+        ("int3/g64/asym", Terms(rules=(Rule("*.k_proj*", 4.0),)), "the rule .*at least 4 bits.* rules out int3"),
+        ("int3/g64/asym", Terms("gptq", (Rule("*.v_proj*", 4.0),)), "v_proj.*: the rule"),
+        ("int8/g64/asym", Terms(rules=(Rule("*.k_proj*", families=("int4",)),)), "only int4"),
+    ],
+)  # fmt: skip
+def test_an_edit_that_cannot_be_says_why(form: str, terms: Terms, sentence: str) -> None:
+    with pytest.raises(BudgetError, match=sentence):
+        moved(fused(INFO), TABLE, {K.name: form}, terms)
+
+
+# --- references
+
+
+def test_references_are_priced_as_their_rules_say() -> None:
+    found = references(INFO, TABLE, 5.2)
+    uniform = [one for one in found if one.kind == "uniform"]
+    assert len(uniform) == len(TABLE.formats)
+    assert uniform[0].form == "int2/g64/asym"
+    assert uniform[0].solution.predicted_kl == pytest.approx(sum(row[0] for row in TABLE.fisher))
+    assert [one.solution.average_bits for one in uniform] == sorted(
+        one.solution.average_bits for one in uniform
+    )
+    assert not [one for one in found if one.kind == "edges"], "both blocks of two are edges: 8.4 bits"
+    assert not [one for one in found if one.kind == "mix"]
+
+
+def test_better_edges_keep_to_the_budget() -> None:
+    info = made_results.model(blocks=8)
+    table = made_results.table(info)
+    (edges,) = [one for one in references(info, table, 5.4) if one.kind == "edges"]
+    assert (edges.edge, edges.form) == ("int8/g64/asym", "nf4/g64")
+    assert 5.0 < edges.solution.average_bits <= 5.4
+    for unit, form in edges.solution.assignment.items():
+        block = next(one.block for one in info.units if one.name == unit)
+        assert form == ("int8/g64/asym" if block in (0, 7) else "nf4/g64")
+
+
+def test_llama_cpps_mix_is_there_where_its_formats_are_scored() -> None:
+    table = replace(TABLE, formats=("q4_k", "q6_k", *TABLE.formats[2:]))
+    (mix,) = [one for one in references(INFO, table, 5.4) if one.kind == "mix"]
+    assert set(mix.solution.assignment.values()) == {"q4_k", "q6_k"}
+
+
+def test_limits_on_stored_bits_need_no_matrix_of_their_own() -> None:
+    units = [unit for unit in INFO.units if unit.decided]
+    bits = np.array(TABLE.storage_bits)
+    terms = Terms(limits=Limits(bits=4.0, bytes=1e6, memory=1e6, active=1e6))
+    found = needs_of(INFO, units, TABLE.formats, bits, 100, 800, terms)
+    assert [need.use for need in found] == [None] * 4
