@@ -32,6 +32,7 @@ class Landmarks(NamedTuple):
 def landmarks(info: ModelInfo, table: ScoreTable, pins: dict[str, str]) -> Landmarks:
     """The landmarks of a table under pins; computed once and then kept."""
     key = f"{table.fingerprint} {table.text_hash} {table.tokens} {table.seed} {table.formats} {len(table.units)}"
+    key += f" {table.rescored}"
     return _landmarks(f"{key} {drafts.table_score(table)}", tuple(sorted(pins.items())), info, table)
 
 
