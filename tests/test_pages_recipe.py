@@ -179,7 +179,8 @@ def test_a_mix_of_llama_cpp_wants_its_formats_scored(info: ModelInfo) -> None:
     app.run()
     assert not app.exception
     assert app.button(key="edit:mix-apply").disabled
-    assert any("The sweep lacks Q4_K, Q6_K." in caption.value for caption in app.caption)
+    assert any("There are no scores yet for Q4_K, Q6_K." in caption.value for caption in app.caption)
+    assert app.button(key="edit:mix-add").label == "Score the layers in the 2 missing formats"
 
 
 def test_a_mix_of_llama_cpp_is_taken_over(info: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
