@@ -6,7 +6,9 @@ import pytest
 
 from quant_core.columns import joined
 from quant_core.errors import QuantError
-from quant_core.schema import ScoreTable, replace
+from quant_core.schema import ModelRef, RescoreRequest, ScoreTable, replace
+from quant_core.store.keys import request_key
+from quant_core.store.kinds import kind_of
 
 SWEEP = ScoreTable(
     fingerprint="f", units=("a", "b"), formats=("int3", "int4"), storage_bits=((30, 40), (60, 80)),
@@ -47,6 +49,16 @@ def test_joining_nothing_or_the_same_twice_changes_nothing() -> None:
 def test_foreign_columns_are_refused(changes: dict[str, object], sentence: str) -> None:
     with pytest.raises(QuantError, match=sentence):
         joined(SWEEP, [replace(MORE, **changes)])
+
+
+def test_rescoring_goes_first_and_counts_by_content() -> None:
+    """It is served in the middle of long jobs, and where the model lies or runs makes no other request."""
+    request = RescoreRequest(ModelRef("bundled"), "f", "s", ("nf4",))
+    moved = replace(request, model=ModelRef("/elsewhere", device="cuda"), roots=("/",))
+    assert kind_of(request).interactive
+    assert request_key(moved) == request_key(request)
+    others = [replace(request, state="t"), replace(request, formats=("fp4",)), replace(request, units=("a",))]
+    assert len({request_key(each) for each in (request, *others)}) == 4
 
 
 def test_a_sweep_without_a_state_takes_nothing() -> None:

@@ -32,7 +32,7 @@ from quant_core.schema import (
     load,
     replace,
 )
-from quant_core.sensitivity.anchors import OTHER, UNKNOWN, Anchor, anchor
+from quant_core.sensitivity.anchors import FITTED, OTHER, UNKNOWN, Anchor, anchor
 from quant_core.sensitivity.factors import Moment, Term, behind_rows, cost, diagonal, root_of
 from quant_core.sensitivity.keep import prune, too_large
 from quant_core.sensitivity.rescore import DIAGONAL, rescore
@@ -189,6 +189,8 @@ def test_anchors_by_hand() -> None:
     assert found.ratio == pytest.approx(4.0)
     assert found.relative == pytest.approx(math.hypot(0.1, math.log(2), OTHER))
     assert anchor([3.0], [0.0], [1.0]).relative == pytest.approx(math.hypot(UNKNOWN, OTHER))
+    assert Anchor(2.0, 0.3).score(5.0) == pytest.approx((10.0, 3.0))
+    assert Anchor(2.0, 0.3).score(5.0, fitted=True) == pytest.approx((10.0, 10 * math.hypot(0.3, FITTED)))
     assert anchor([], [], []) == anchor([0.0], [0.0], [0.0]) == Anchor(1.0, 1.0)
 
 

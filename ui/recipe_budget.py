@@ -50,6 +50,7 @@ def landmarks(info: ModelInfo, table: ScoreTable, pins: dict[str, str]) -> Landm
 def table_key(table: ScoreTable) -> str:
     """What tells tables apart for things that are computed from one and then kept."""
     key = f"{table.fingerprint} {table.text_hash} {table.tokens} {table.seed} {table.formats} {len(table.units)}"
+    key += f" {table.rescored}"
     return f"{key} {drafts.table_score(table)}"
 
 

@@ -16,6 +16,9 @@ UNKNOWN = 0.1
 """Scatter that is assumed where one format alone is known."""
 OTHER = 0.04
 """Scatter that comes on top, for formats and roundings of other kinds: what was met on the bundled model."""
+FITTED = 0.1
+"""As ``OTHER``, for roundings that fit their errors to the inputs: what these leave lies where the factors, which take
+gradients and inputs as independent, see least."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,11 @@ class Anchor:
 
     ratio: float
     relative: float
+
+    def score(self, factored: float, fitted: bool = False) -> tuple[float, float]:
+        """A factored score as it is told, and its standard error; ``fitted`` if the rounding looked at the inputs."""
+        value = self.ratio * factored
+        return value, value * (math.hypot(self.relative, FITTED) if fitted else self.relative)
 
 
 def anchor(exact: Sequence[float], stderr: Sequence[float], factored: Sequence[float]) -> Anchor:

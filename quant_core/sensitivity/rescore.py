@@ -16,6 +16,7 @@ import torch
 from quant_core.calibration.inputs import Inputs
 from quant_core.formats import Format, find
 from quant_core.jobs.context import Context
+from quant_core.methods import rounding
 from quant_core.methods.slot_rounder import SlotRounder
 from quant_core.models.slots import Slot
 from quant_core.models.stored import StoredWeights
@@ -118,6 +119,12 @@ def _weights(
     return lambda unit: slots[unit.name]
 
 
+def _fitted(form: Format) -> bool:
+    """Whether the rounding in a format's name looks at the unit's inputs."""
+    method = form.spec.method.partition(":")[0]
+    return bool(method) and bool(rounding.METHODS[method].info.needs)
+
+
 def _scores(state: ScoreState, slot: Slot, forms: list[Format], rounder: SlotRounder) -> list[_Cell]:
     """One unit in each format."""
     weight = slot.matrix().float()
@@ -125,5 +132,5 @@ def _scores(state: ScoreState, slot: Slot, forms: list[Format], rounder: SlotRou
     cells = []
     for form in forms:
         error = rounder.matrix(slot, form.name).float() - weight
-        cells.append(_Cell(*scorer.score(error), square(error) / energy if energy else 0.0))
+        cells.append(_Cell(*scorer.score(error, _fitted(form)), square(error) / energy if energy else 0.0))
     return cells

@@ -134,14 +134,16 @@ class Scorer:
     looked_up: Tensor | None
     """Token ids (n,), where the unit's rows are looked up."""
 
-    def score(self, error: Tensor) -> tuple[float, float, float]:
-        """Of an error (rows, columns): predicted KL in nats a token, its standard error, and relative output error."""
+    def score(self, error: Tensor, fitted: bool = False) -> tuple[float, float, float]:
+        """Of an error (rows, columns): predicted KL in nats a token, its standard error, and relative output error.
+
+        ``fitted`` says that the rounding looked at the inputs.
+        """
         found = cost(error, self.terms, self.inputs)
         energy = found.energy
         if self.looked_up is not None:
             energy += float(error.square().sum(dim=1)[self.looked_up].mean())
-        value = self.unit.anchor.ratio * found.score
-        return value, self.unit.anchor.relative * value, energy / max(self.unit.signal, 1e-30)
+        return *self.unit.anchor.score(found.score, fitted), energy / max(self.unit.signal, 1e-30)
 
 
 class ScoreState:
