@@ -74,7 +74,7 @@ def finalists(
             solution = workspace().solve(info, table, limit, draft.pins, drafts.table_score(table))
         except QuantError:  # below the smallest recipe there is none
             break
-        name = "best by prediction" if share == 1.0 else f"best at {100 * share:g} % of the size"
+        name = "predicted best" if share == 1.0 else f"predicted best at {100 * share:g} % of the size"
         found.setdefault(digest(solution.assignment), Finalist(solution, name))
         if len(found) == COUNT:
             break
@@ -135,8 +135,12 @@ def _table(info: ModelInfo, found: tuple[Finalist, ...], places: tuple[Place, ..
             }
         )
     name = found[places[0].recipe].name
-    st.markdown(f":material/trophy: **The measured best: {name}.** {verdict(places)}")
-    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+    kl = words.nats(places[0].kl)
+    st.markdown(f":material/trophy: **Measured best: {name}**, {kl}. {verdict(places)}")
+    st.dataframe(
+        pd.DataFrame(rows), hide_index=True, width="stretch",
+        column_config={"Unlike the first": st.column_config.TextColumn(width="large")},
+    )  # fmt: skip
     st.caption(
         f"KL in nats a token on {proof.tokens:,} tokens of {proof.text_label}, ± 95 % over its sequences. All recipes "
         "read the same tokens, so that differences are surer than the values themselves."

@@ -64,7 +64,7 @@ def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: reci
     recipe_budget.verdict(info, solution, marks, measured, draft.edited, predicted)
     drafts.keep_current(info, table)
     _actions(info, table, draft, measured)
-    calibrate.offer(info, table)
+    calibrate.progress(info, table)
     _measure(info, draft, solution, measured, drafts.table_score(table))
     proved = proof.panel(info, table, draft, marks)
     left, right = st.columns([5, 6], gap="medium")
@@ -106,6 +106,7 @@ def _actions(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, measured: 
         keep_and_load(info, table)
         if measured is None and latest(request) is None:
             start_button(request, "Measure it")
+        calibrate.button(info, table)
 
 
 def _measure(
