@@ -34,8 +34,7 @@ def figure(info: ModelInfo, table: ScoreTable, solution: Solution) -> Figure | N
         f"Sum of the layers' scores ({words.significant(solution.predicted_kl)}), corrected by what "
         f"{calibration.recipes} recipes of other mixes measured on {proof.tokens:,} tokens of {proof.text_label}, in "
         "nats a token. 95 of 100 recipes are to measure within the interval on that text.",
-        f"{words.significant(found.low, 2)} to {words.significant(found.high, 2)} (95 %), calibrated on "
-        f"{calibration.recipes} measured recipes",
+        f"{words.significant(found.low, 2)} to {words.significant(found.high, 2)} (95 %)",
     )  # fmt: skip
 
 
@@ -55,10 +54,15 @@ def _start(request: ProveRequest) -> None:
 
 
 def progress(info: ModelInfo, table: ScoreTable) -> None:
-    """How the calibration is going, or why it failed."""
+    """How the calibration is going, why it failed, or that it is done."""
     request = _request(info, table)
-    if workspace().result(request) is None and latest(request) is not None:
-        request_result(request, start=LABEL)
+    if latest(request) is not None or workspace().result(request) is not None:
+        proof = request_result(request, start=LABEL)
+        if proof is not None:
+            st.caption(
+                f":material/straighten: The prediction is calibrated on {len(proof.kl)} measured recipes "
+                f"({proof.tokens:,} tokens of {proof.text_label})."
+            )
 
 
 def _request(info: ModelInfo, table: ScoreTable) -> ProveRequest:
