@@ -74,7 +74,7 @@ def finalists(
             solution = workspace().solve(info, table, limit, draft.pins, drafts.table_score(table))
         except QuantError:  # below the smallest recipe there is none
             break
-        name = "predicted best" if share == 1.0 else f"predicted best at {100 * share:g} % of the size"
+        name = "predicted best" if share == 1.0 else f"predicted best at {100 * share:g} %"
         found.setdefault(digest(solution.assignment), Finalist(solution, name))
         if len(found) == COUNT:
             break
