@@ -10,7 +10,7 @@ from quant_core.allocation.problem import build_problem
 from quant_core.schema import ORIGINAL, ModelInfo, ProveRequest, ScoreTable, Solution
 from ui import recipe_draft as drafts
 from ui import setup, words
-from ui.jobs import guarded, latest, request_result, start_button, workspace
+from ui.jobs import guarded, latest, request_result, submit, workspace
 from ui.recipe_budget import table_key
 from ui.widgets import Figure
 
@@ -34,26 +34,35 @@ def figure(info: ModelInfo, table: ScoreTable, solution: Solution) -> Figure | N
         f"Sum of the layers' scores ({words.significant(solution.predicted_kl)}), corrected by what "
         f"{calibration.recipes} recipes of other mixes measured on {proof.tokens:,} tokens of {proof.text_label}, in "
         "nats a token. 95 of 100 recipes are to measure within the interval on that text.",
-        f"{words.significant(found.low, 2)} to {words.significant(found.high, 2)} (95 %), calibrated on "
-        f"{calibration.recipes} measured recipes",
+        f"{words.significant(found.low, 2)} to {words.significant(found.high, 2)} (95 %)",
     )  # fmt: skip
 
 
-def offer(info: ModelInfo, table: ScoreTable) -> None:
-    """The button that calibrates, or how that is going; nothing once it is done."""
+def button(info: ModelInfo, table: ScoreTable) -> None:
+    """The button that calibrates; none once that is under way or done."""
     request = _request(info, table)
-    if workspace().result(request) is not None:
-        return
-    if latest(request) is not None:
-        request_result(request, start=LABEL)
-        return
-    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-        start_button(request, LABEL)
-        st.caption(
-            f"Measures {len(request.assignments)} recipes of other mixes once, about a minute for the bundled model. "
-            "The prediction of every recipe is then corrected, and its interval holds what a measurement finds.",
-            width="stretch",
-        )
+    if workspace().result(request) is None and latest(request) is None:
+        st.button(
+            LABEL, icon=":material/straighten:", key="calibrate", on_click=_start, args=(request,),
+            help=f"Measures {len(request.assignments)} recipes of other mixes once, about a minute for the bundled "
+            "model. The prediction of every recipe is then corrected, and its interval holds what a measurement finds.",
+        )  # fmt: skip
+
+
+def _start(request: ProveRequest) -> None:
+    submit(request)
+
+
+def progress(info: ModelInfo, table: ScoreTable) -> None:
+    """How the calibration is going, why it failed, or that it is done."""
+    request = _request(info, table)
+    if latest(request) is not None or workspace().result(request) is not None:
+        proof = request_result(request, start=LABEL)
+        if proof is not None:
+            st.caption(
+                f":material/straighten: The prediction is calibrated on {len(proof.kl)} measured recipes "
+                f"({proof.tokens:,} tokens of {proof.text_label})."
+            )
 
 
 def _request(info: ModelInfo, table: ScoreTable) -> ProveRequest:

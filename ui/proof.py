@@ -73,7 +73,7 @@ def finalists(
     except QuantError:  # the budget asks for the impossible: the page says so
         best = []
     for place, solution in enumerate(best):
-        name = f"number {place + 1} by prediction" if place else "best by prediction"
+        name = f"predicted number {place + 1}" if place else "predicted best"
         found.setdefault(digest(solution.assignment), Finalist(solution, name))
     fitting = {
         name: solution
@@ -132,8 +132,12 @@ def _table(info: ModelInfo, found: tuple[Finalist, ...], places: tuple[Place, ..
             }
         )
     name = found[places[0].recipe].name
-    st.markdown(f":material/trophy: **The measured best: {name}.** {verdict(places)}")
-    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+    kl = words.nats(places[0].kl)
+    st.markdown(f":material/trophy: **Measured best: {name}**, {kl}. {verdict(places)}")
+    st.dataframe(
+        pd.DataFrame(rows), hide_index=True, width="stretch",
+        column_config={"Unlike the first": st.column_config.TextColumn(width="large")},
+    )  # fmt: skip
     st.caption(
         f"KL in nats a token on {proof.tokens:,} tokens of {proof.text_label}, ± 95 % over its sequences. All recipes "
         "read the same tokens, so that differences are surer than the values themselves."

@@ -78,7 +78,7 @@ def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: reci
     recipe_budget.verdict(info, table, solution, marks, measured, draft, predicted)
     drafts.keep_current(info, table)
     _actions(info, table, draft, measured)
-    calibrate.offer(info, table)
+    calibrate.progress(info, table)
     _measure(info, draft, solution, measured, drafts.table_score(table))
     proved = proof.panel(info, table, draft, marks)
     left, right = st.columns([5, 6], gap="medium")
@@ -129,6 +129,7 @@ def _actions(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, measured: 
         keep_and_load(info, table)
         if measured is None and latest(request) is None:
             start_button(request, "Measure it")
+        calibrate.button(info, table)
 
 
 def _measure(

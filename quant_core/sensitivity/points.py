@@ -51,8 +51,8 @@ class Points:
         return float(self.done.float().mean())
 
     def __str__(self) -> str:
-        """How many points are done on every sequence, ``12 of 504 points``."""
-        return f"{int(self.done.all(dim=-1).sum()):,} of {self.done[..., 0].numel():,} points"
+        """How many points' worth of sequences is done, ``12 of 504 points``."""
+        return f"{int(self.done.sum()) // self.done.shape[-1]:,} of {self.done[..., 0].numel():,} points"
 
     def put(self, unit: int, form: int, batch: slice, kl: Tensor, bad: Tensor) -> None:
         """Take the KL of one point on the sequences ``batch``, and how many of their positions had no finite logits."""
