@@ -164,3 +164,11 @@ def test_a_rule_that_matches_no_layer_is_told(info: ModelInfo) -> None:
 def test_what_a_budget_leaves_unused_is_said(info: ModelInfo) -> None:
     app = open_page("recipe", budget="20bits")
     assert "16.00 bits of 20.00 bits are used: no layer has a better format to take." in texts(app)
+
+
+def test_what_one_more_bit_would_take_elsewhere_is_shown(info: ModelInfo) -> None:
+    app = open_page("recipe")
+    choose(app, SOME)
+    shown = texts(app)
+    assert "- **INT2**: layers." in shown
+    assert "Each with the best change of one other layer that keeps to 4.5bits." in shown
