@@ -16,6 +16,7 @@ from typing import Literal, overload
 
 from quant_core import columns, costs, recipes, schema, targets
 from quant_core.allocation import choose, moves, needs, neighbours, problem, references, solution
+from quant_core.allocation.neighbours import Trade
 from quant_core.allocation.references import Reference
 from quant_core.allocation.usage import Usage
 from quant_core.errors import Cancelled, JobError, ModelError, QuantError
@@ -386,6 +387,21 @@ class Workspace:
     ) -> Solution:
         """What an assignment of the caller's own costs; units it does not name keep the original weights."""
         return solution.price(info, table, assignment, score)
+
+    def trades(
+        self,
+        info: ModelInfo,
+        table: ScoreTable,
+        assignment: Mapping[str, str],
+        unit: str,
+        budget: Budget,
+        pins: Mapping[str, str] | None = None,
+        score: ScoreName = "fisher",
+        terms: Terms | None = None,
+    ) -> list[Trade]:
+        """What giving a unit each other format takes from the one other unit that can best make room for it."""
+        named = problem.build_problem(info, table, score, pins, terms=terms)
+        return neighbours.trades(named, assignment, unit, problem.limit_bits(named.problem, budget))
 
     def moved(
         self, info: ModelInfo, table: ScoreTable, changes: Mapping[str, str], terms: Terms

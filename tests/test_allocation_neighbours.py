@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quant_core.allocation import neighbours
-from quant_core.allocation.neighbours import apply, finalists, swaps, trades
+from quant_core.allocation.neighbours import Trade, apply, finalists, swaps, trades
 from quant_core.allocation.problem import IntArray, NamedProblem, Problem, build_problem
 from quant_core.allocation.solver import InfeasibleBudget, solve
 from quant_core.errors import QuantError
@@ -99,11 +99,8 @@ def test_a_trade_by_hand() -> None:
     )
     named = NamedProblem(problem, ("a", "b", "c"), ("small", "original"))
     now = {"a": "small", "b": "original", "c": "original"}
-    (swap,) = trades(named, now, "a", 8)
-    assert swap.changes == ((0, 1), (2, 0))
-    assert (swap.added, swap.more) == (-4.5, 0)
-    (roomy,) = trades(named, now, "a", 9)
-    assert (roomy.changes, roomy.added, roomy.more) == (((0, 1),), -5.0, 1)
+    assert trades(named, now, "a", 8) == [Trade("original", "c", "original", "small", -4.5, 0)]
+    assert trades(named, now, "a", 9) == [Trade("original", "", "", "", -5.0, 1)]
     assert trades(named, now, "a", 6) == []
     with pytest.raises(QuantError, match="no weight named"):
         trades(named, now, "d", 8)
@@ -116,8 +113,11 @@ def test_trades_of_a_table_keep_to_the_budget() -> None:
     unit = TABLE.units[3]
     found = trades(named, named.assignment(choice), unit, limit)
     assert len(found) == 5, "for the original no one other unit can make room"
-    for swap in found:
-        assert swap.changes[0].row == 3
-        cost, bits = totals(named.problem, apply(choice, swap))
+    before = named.assignment(choice)
+    for trade in found:
+        after = before | {unit: trade.form} | ({trade.partner: trade.after} if trade.partner else {})
+        cost, bits = totals(named.problem, named.choice(after))
+        assert cost - totals(named.problem, choice)[0] == pytest.approx(trade.added)
+        assert trade.added >= -1e-12, "the recipe is the best there is"
         assert bits <= limit
-        assert cost >= totals(named.problem, choice)[0] - 1e-12, "the recipe is the best there is"
+        assert not trade.partner or before[trade.partner] == trade.before

@@ -30,6 +30,12 @@ def _edit_config(folder: Path, **changes: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
+def test_how_a_model_runs_is_read_from_its_config(tiny: LoadedModel) -> None:
+    routed = any(unit.kind == "expert" for unit in tiny.info.units)
+    assert tiny.info.experts_per_token == (2 if routed else 0)
+    assert tiny.info.head_size == 16
+
+
 # --- the graph ------------------------------------------------------------------------------------------------------
 
 

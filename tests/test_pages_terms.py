@@ -164,3 +164,26 @@ def test_a_rule_that_matches_no_layer_is_told(info: ModelInfo) -> None:
 def test_what_a_budget_leaves_unused_is_said(info: ModelInfo) -> None:
     app = open_page("recipe", budget="20bits")
     assert "16.00 bits of 20.00 bits are used: no layer has a better format to take." in texts(app)
+
+
+def test_what_one_more_bit_would_take_elsewhere_is_shown(info: ModelInfo) -> None:
+    app = open_page("recipe")
+    choose(app, SOME)
+    shown = texts(app)
+    assert "- **INT2**: layers." in shown
+    assert "Each with the best change of one other layer that keeps to 4.5bits." in shown
+
+
+def test_the_command_line_of_a_recipe_names_its_terms(
+    workspace: Workspace, info: ModelInfo, table: ScoreTable
+) -> None:
+    limits = Limits(bits=3.9, memory=20e6, milliseconds=0.5)
+    asked = Terms(
+        "gptq", (Rule(DOWN, 4.0), Rule("*.q_proj*", families=("int4",))), limits, Use(512, 2, 16.0, "m2")
+    )
+    solution = workspace.solve(info, table, Budget("bits", 4.0), terms=asked)
+    recipe = workspace.make_recipe(info, table, solution, Budget("bits", 4.0), terms=asked)
+    app = open_page("export", recipe=workspace.save_recipe(recipe))
+    line = next(code.value for code in app.code if "quant_core recipe" in code.value)
+    assert "--bits 3.9 --memory 20 --milliseconds 0.5 --target gptq --never-below '*.down_proj*=4'" in line
+    assert "--only '*.q_proj*=int4' --context 512 --batch 2 --hardware m2" in line

@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from quant_core.errors import QuantError
-from quant_core.schema import ModelInfo, Recipe, ScoreTable
+from quant_core.schema import ModelInfo, Recipe, ScoreTable, Terms, Use
 from ui import recipe_draft as drafts
 from ui import scores, setup, words
 from ui.compare_page import CHAT, LENGTH, PROMPT, SEED, TEMPERATURE
@@ -121,7 +121,8 @@ def _is_solved(info: ModelInfo, table: ScoreTable, recipe: Recipe) -> bool:
     if recipe.budget is None:
         return False
     try:
-        solution = workspace().solve(info, table, recipe.budget, recipe.pins, drafts.table_score(table))
+        score = drafts.table_score(table)
+        solution = workspace().solve(info, table, recipe.budget, recipe.pins, score, terms=recipe.terms)
     except QuantError:
         return False
     return all(
@@ -146,12 +147,7 @@ def _line(verb: str, info: ModelInfo, options: Sequence[tuple[str, str]]) -> str
 
 def recipe_command(info: ModelInfo, table: ScoreTable, recipe: Recipe, file: str) -> str:
     """The command that makes this recipe from its budget; what is the default is left out."""
-    options: list[tuple[str, str]] = []
-    if recipe.budget is not None:
-        name, value = ("--bits", recipe.budget.value)
-        if recipe.budget.kind == "bytes":
-            name, value = ("--megabytes", recipe.budget.value / 1e6)
-        options.append((name, f"{value:.10g}"))
+    options = [*_limit_options(recipe), *_term_options(recipe.terms)]
     if table.formats != tuple(workspace().parse_format(family).name for family in scores.FORMATS.default):
         options.append(("--formats", ",".join(table.formats)))
     if table.tokens != scores.TOKENS.default:
@@ -170,6 +166,36 @@ def recipe_command(info: ModelInfo, table: ScoreTable, recipe: Recipe, file: str
     ]
     options += [("--pin", f"{unit}={name}") for unit, name in recipe.pins.items()]
     return _line("recipe", info, [*options, ("--out", file)])
+
+
+def _limit_options(recipe: Recipe) -> list[tuple[str, str]]:
+    """The budget and all other limits; of two of a kind the tighter one."""
+    limits, budget = recipe.terms.limits, recipe.budget
+    bits = [limits.bits] if limits.bits else []
+    size = [limits.bytes] if limits.bytes else []
+    if budget is not None:
+        (bits if budget.kind == "bits" else size).append(budget.value)
+    found = {
+        "--bits": min(bits, default=0.0),
+        "--megabytes": min(size, default=0.0) / 1e6,
+        "--memory": limits.memory / 1e6,
+        "--active": limits.active / 1e6,
+        "--milliseconds": limits.milliseconds,
+    }
+    return [(name, f"{value:.10g}") for name, value in found.items() if value]
+
+
+def _term_options(terms: Terms) -> list[tuple[str, str]]:
+    """Target, rules, and how the model is to run, as far as they are not the defaults."""
+    found = [("--target", terms.target)] if terms.target != "any" else []
+    for rule in terms.rules:
+        found += [("--never-below", f"{rule.pattern}={rule.least_bits:g}")] if rule.least_bits else []
+        found += [("--only", f"{rule.pattern}={','.join(rule.families)}")] if rule.families else []
+    use, usual = terms.use, Use()
+    found += [("--context", str(use.context))] if use.context != usual.context else []
+    found += [("--batch", str(use.batch))] if use.batch != usual.batch else []
+    found += [("--hardware", use.hardware)] if use.hardware else []
+    return found
 
 
 def evaluate_command(info: ModelInfo, file: str) -> str:

@@ -220,7 +220,7 @@ def verdict(
                    f"± {words.significant(1.96 * measured.kl_stderr, 2)} (95 %)")
         )  # fmt: skip
     figures([*items, *recipe_terms.usage_figures(info, table, solution.assignment)])
-    if unused := recipe_terms.headroom(info, table, draft):
+    if unused := recipe_terms.headroom(info, table, draft, solution):
         st.caption(f":material/straighten: {unused}")
     if draft.edited:
         st.caption(":material/edit: Edited by hand: this is no longer the solver's answer to the budget.")

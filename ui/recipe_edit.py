@@ -168,6 +168,41 @@ def _edit_chosen(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
                 args=(info, table, chosen, True),
             )  # fmt: skip
         _pin_toggle()
+    if len(chosen) == 1 and chosen[0] not in draft.pins:
+        _trades(info, table, draft, chosen[0])
+
+
+def _trades(info: ModelInfo, table: ScoreTable, draft: Draft, unit: str) -> None:
+    """What another format for a layer would take from another one, at the same budget."""
+    try:
+        found = workspace().trades(
+            info,
+            table,
+            draft.assignment,
+            unit,
+            draft.budget,
+            draft.pins,
+            drafts.table_score(table),
+            draft.terms,
+        )
+    except QuantError:
+        return  # an edited recipe that the target cannot hold has no trades under it
+    short = short_names((*table.formats, ORIGINAL))
+    lines = []
+    for trade in found:
+        change = f"{'+' if trade.added >= 0 else '−'}{words.significant(abs(trade.added), 2)} nats"
+        partner = (
+            f"{short_unit(trade.partner)} {short[trade.before]} → {short[trade.after]}, "
+            if trade.partner
+            else ""
+        )
+        lines.append(f"- **{short[trade.form]}**: {partner}predicted KL {change}")
+    if lines:
+        with st.expander("What would another format take from other layers?", icon=":material/swap_horiz:"):
+            st.markdown("\n".join(lines))
+            st.caption(
+                f"Each with the best change of one other layer that keeps to {drafts.budget_text(draft.budget)}."
+            )
 
 
 def _with_cost(table: ScoreTable, units: Sequence[str]) -> Callable[[str], str]:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 import streamlit as st
 
+from quant_core.allocation.choose import FULL
 from quant_core.allocation.terms import rule_text
-from quant_core.schema import Limits, ModelInfo, Rule, ScoreTable, Terms
+from quant_core.schema import Limits, ModelInfo, Rule, ScoreTable, Solution, Terms
 from quant_core.targets.hardware import Hardware
 from ui import recipe_draft as drafts
 from ui import state, terms, words
@@ -80,9 +81,11 @@ def _share(value: float, limit: float) -> str:
     return f"{words.share(value / limit)} of the limit" if limit else ""
 
 
-def headroom(info: ModelInfo, table: ScoreTable, draft: drafts.Draft) -> str:
+def headroom(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, solution: Solution) -> str:
     """Why a solved recipe leaves some of what binds it unused, as a sentence; empty if it does not."""
-    if draft.edited:
+    budget = draft.budget
+    used = solution.average_bits if budget.kind == "bits" else solution.total_bytes
+    if draft.edited or (draft.terms.limits == Limits() and used >= FULL * budget.value):
         return ""
     score = drafts.table_score(table)
     return workspace().headroom(info, table, draft.budget, draft.pins, score, terms=draft.terms)

@@ -134,7 +134,7 @@ def by_program(core: Core, incumbent: Found) -> Found:
     # The last variable is what is left over of the free bits, in units of `step`.
     size = np.append(core.more[index] // step, 1)[None, :].astype(np.float64)
     answer = milp(
-        np.append(lost[index] / gap * SCALE, (core.slope / gap * SCALE - TIE / core.free) * step),
+        np.append(lost[index] / gap * SCALE, (core.slope / gap * SCALE - TIE / max(core.free, 1)) * step),
         integrality=np.append(np.ones(count), 0),
         bounds=Bounds(0, np.append(np.ones(count), np.inf)),
         constraints=[

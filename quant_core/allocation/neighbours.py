@@ -109,46 +109,61 @@ def apply(choice: IntArray, swap: Swap) -> IntArray:
     return changed
 
 
-def trades(named: NamedProblem, assignment: Mapping[str, str], unit: str, limit_bits: float) -> list[Swap]:
-    """What it takes to give one unit each of its other formats: the cheapest change of another unit that makes room.
+class Trade(NamedTuple):
+    """What giving one unit another format takes from another one."""
+
+    form: str
+    """The format that the unit would take."""
+    partner: str
+    """The unit that makes room, or, with spare bits, that takes them; empty where none is needed."""
+    before: str
+    """The partner's format."""
+    after: str
+    """The format that it would take."""
+    added: float
+    """Predicted KL that both changes add, in nats a token; below 0 for an improvement."""
+    more: int
+    """Bits that both changes add."""
+
+
+def trades(named: NamedProblem, assignment: Mapping[str, str], unit: str, limit_bits: float) -> list[Trade]:
+    """What it takes to give one unit each of its other formats: the best change of one other unit that makes room.
 
     Args:
         named: The problem and its names.
         assignment: Decided unit to full format name: the recipe as it is.
-        unit: The unit that is to change.
+        unit: The unit that is to change, with all that shares its format.
         limit_bits: Bits that all decided units may take.
 
     Returns:
-        At most one swap a format, by rising size of the unit; its first change is the unit's own. Formats for which no
-        single other change makes room are left out.
+        At most one trade a format, by rising size. Formats for which no single other change makes room are left out.
+
+    Raises:
+        QuantError: The unit is not decided on, or the assignment does not fit; see ``NamedProblem.choice``.
     """
     problem, choice = named.problem, named.choice(assignment)
-    limit, rows = whole_limit(limit_bits), np.arange(len(choice))
-    free = limit - int(problem.bits[rows, choice].sum())
-    row = named.row(unit)
+    rows, row = np.arange(len(choice)), named.row(unit)
+    free = whole_limit(limit_bits) - int(problem.bits[rows, choice].sum())
     changes = _changes(problem, choice)
     others = np.flatnonzero(changes.row != row)
+    members = named.rows if named.rows is not None else np.arange(len(named.units))
     found = []
-    for form in np.flatnonzero(problem.allowed[row]).tolist():
-        if form == choice[row]:
-            continue
+    order = np.argsort(problem.bits[row], kind="stable")
+    for form in order[problem.allowed[row][order] & (order != choice[row])].tolist():
         more = int(problem.bits[row, form] - problem.bits[row, choice[row]])
         added = float(problem.cost[row, form] - problem.cost[row, choice[row]])
         fitting = others[changes.more[others] <= free - more]
         if not len(fitting):
             continue
-        best = int(fitting[np.lexsort((changes.more[fitting], changes.added[fitting]))[0]])
-        partner = (
-            (Change(int(changes.row[best]), int(changes.format[best])),) if changes.row[best] >= 0 else ()
-        )
-        found.append(
-            Swap(
-                (Change(row, form), *partner),
-                added + float(changes.added[best]),
-                more + int(changes.more[best]),
-            )
-        )
-    return sorted(found, key=lambda swap: int(problem.bits[row, swap.changes[0].format]))
+        best_ = fitting[np.lexsort((changes.more[fitting], changes.added[fitting]))[0]]
+        other = int(changes.row[best_])
+        partner, before, after = "", "", ""
+        if other >= 0:
+            partner = named.units[int(np.flatnonzero(members == other)[0])]
+            before, after = named.formats[choice[other]], named.formats[changes.format[best_]]
+        added, more = added + float(changes.added[best_]), more + int(changes.more[best_])
+        found.append(Trade(named.formats[form], partner, before, after, added, more))
+    return found
 
 
 def finalists(named: NamedProblem, limit_bits: float, count: int) -> list[Solution]:

@@ -29,6 +29,8 @@ WORK = 3_000_000
 """Sums that the lists of states may form, about half a second's worth, before HiGHS takes over."""
 
 
+HAIR = 1e-4
+"""Where the lists grow too long, an answer at most this part of its cost above the bound is taken as it is."""
 NEAR = 256
 """Changes of which pairs are tried for the incumbent: the better it is, the smaller the core."""
 
@@ -92,7 +94,8 @@ def solve(problem: Problem, limit_bits: float) -> IntArray:
     if not len(core.unit):
         return base
     found = by_states(core, WORK)
-    if not found.proven:
+    above = found.added + core.slope * core.free
+    if not found.proven and above > HAIR * float(points.cost[at]):
         found = by_program(core, found)
     base[core.unit[found.changes]] = core.format[found.changes]
     return base
@@ -115,6 +118,11 @@ def _core(problem: Problem, base: IntArray, free: int, slope: float) -> Core:
         float(added.min(initial=0.0, where=problem.allowed & (more <= free))), _pair(lost, added, more, free)
     )
     hopeful = lost <= (known + slope * free) * (1 + 1e-9)
+    # Bits come in steps that all changes share: what is left of the last one can never be used.
+    step = int(np.gcd.reduce(more[hopeful], initial=0))
+    if step > 1 and free % step:
+        free -= free % step
+        hopeful = lost <= (known + slope * free) * (1 + 1e-9)
     unit, format_ = np.nonzero(hopeful)
     return Core(unit, format_, more[hopeful], added[hopeful], free, slope, known)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from quant_core.cli import commands, listing
+from quant_core.targets import TARGETS
+from quant_core.targets.hardware import machines
 from quant_core.workspace import DEFAULT_FORMATS
 
 FORMATS = ",".join(DEFAULT_FORMATS)
@@ -193,9 +195,17 @@ def _add_limits(recipe: argparse.ArgumentParser) -> None:
     )
     recipe.add_argument("--context", type=_count, default=2048, help="tokens in the KV cache (default: 2048)")
     recipe.add_argument("--batch", type=_count, default=1, help="sequences at once (default: 1)")
-    recipe.add_argument("--hardware", default="", metavar="NAME", help="machine that time is predicted for")
     recipe.add_argument(
-        "--target", default="any", metavar="NAME", help="runtime that has to hold the recipe (default: any)"
+        "--hardware",
+        default="",
+        metavar="NAME",
+        help=f"machine that time is predicted for: {', '.join(machines())}",
+    )
+    recipe.add_argument(
+        "--target",
+        default="any",
+        metavar="NAME",
+        help=f"runtime that has to hold the recipe: {', '.join(TARGETS)} (default: any)",
     )
     recipe.add_argument(
         "--never-below",
