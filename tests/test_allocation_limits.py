@@ -210,6 +210,18 @@ def test_a_limit_that_cannot_be_kept_is_named_with_what_is_possible() -> None:
         best(build_problem(INFO, TABLE), 1.0 * named.problem.weights)
 
 
+def test_limits_that_clash_are_told_with_what_each_could_be() -> None:
+    """Small codes have no kernel on the CPU, so that the least time takes formats larger than 3 bits."""
+    use = Use(context=1, hardware="ddr4")
+    least = build_problem(INFO, TABLE, terms=Terms(limits=Limits(milliseconds=1.0), use=use)).needs[0]
+    problem = build_problem(INFO, TABLE).problem
+    limit = 1.01 * least.least(problem.bits, problem.allowed)
+    named = build_problem(INFO, TABLE, terms=Terms(limits=Limits(milliseconds=limit), use=use))
+    with pytest.raises(BudgetError, match="keeps all these limits at once") as caught:
+        best(named, 3.0 * problem.weights)
+    assert "bits a weight 2.28 bits to 16.00 bits, time a token 0.09" in caught.value.hint
+
+
 # --- what is said of it
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from quant_core.allocation.front import front
 from quant_core.allocation.needs import NAMES, Need, told
 from quant_core.allocation.problem import FloatArray, IntArray, NamedProblem, Problem
-from quant_core.allocation.several import Bound, solve_all
+from quant_core.allocation.several import Bound, JointlyInfeasible, solve_all
 from quant_core.allocation.solver import solve, whole_limit
 from quant_core.errors import BudgetError
 from quant_core.schema import ORIGINAL
@@ -65,6 +65,10 @@ def best(named: NamedProblem, limit_bits: float) -> Best:
         found.append(Best(choice, problem, bounds))
     if not found:
         assert refused is not None, "there is at least one problem"
+        if isinstance(refused, JointlyInfeasible):
+            raise BudgetError(
+                refused.message, f"Each alone may be: {_ranges(named)}. Loosen one."
+            ) from refused
         raise refused
     return min(found, key=lambda one: (_cost(one), int(_total(one.problem.bits, one.choice))))
 
@@ -144,18 +148,25 @@ def _check_limits(named: NamedProblem) -> None:
     ]
     if not low:
         return
-    ceiling = front(problem)
-    top = ceiling.choice(len(ceiling.bits) - 1)
     first = low[0]
-    ranges = ", ".join(
-        f"{NAMES[need.kind][0]} {told(need.kind, need.least(problem.bits, problem.allowed))} to "
-        f"{told(need.kind, need.of(problem.bits, top))}"
-        for need in named.needs
-    )
     raise LimitTooLow(
         f"No recipe keeps the {NAMES[first.kind][0]} to {told(first.kind, first.limit)}: the least is "
         f"{told(first.kind, first.least(problem.bits, problem.allowed))}.",
-        f"Possible are: {ranges}. Loosen the limit, add a smaller format, or remove pins and rules.",
+        f"Possible are: {_ranges(named)}. Loosen the limit, add a smaller format, or remove pins and rules.",
+    )
+
+
+def _ranges(named: NamedProblem) -> str:
+    """What there is to choose between under each limit and in size: from the least to that of the least KL."""
+    problem = named.problem
+    points = front(problem)
+    top = points.choice(len(points.bits) - 1)
+    size = Need("bits", math.inf, 0.0, factor=1 / problem.weights)
+    needs = named.needs if any(need.kind == "bits" for need in named.needs) else (size, *named.needs)
+    return ", ".join(
+        f"{NAMES[need.kind][0]} {told(need.kind, need.least(problem.bits, problem.allowed))} to "
+        f"{told(need.kind, need.of(problem.bits, top))}"
+        for need in needs
     )
 
 

@@ -36,6 +36,10 @@ STEPS = 100
 """Such swaps at most."""
 
 
+_MANY = 2**50
+"""More than any bound allows a single choice; a sum over rows still fits 64 bits."""
+
+
 class Bound(NamedTuple):
     """A limit as whole numbers."""
 
@@ -45,11 +49,11 @@ class Bound(NamedTuple):
 
 
 class JointlyInfeasible(BudgetError):
-    """Every limit can be kept, but not all of them at once."""
+    """No recipe keeps all limits, though the size alone can be kept."""
 
     def __init__(self) -> None:
         super().__init__(
-            "Each limit can be kept alone, but not all of them at once.",
+            "No recipe keeps all these limits at once.",
             "Loosen one of them, or score further formats.",
         )
 
@@ -59,16 +63,19 @@ def solve_all(problem: Problem, bounds: list[Bound]) -> IntArray:
 
     Args:
         problem: Costs, and what is allowed.
-        bounds: At least one; each can be kept alone, or ``InfeasibleBudget`` is raised.
+        bounds: At least one, the stored bits first.
 
     Returns:
         (rows,) the chosen format index of each row.
 
     Raises:
-        InfeasibleBudget: One of the bounds cannot be kept.
-        JointlyInfeasible: They cannot be kept at once.
+        InfeasibleBudget: The bits are below the smallest recipe's.
+        JointlyInfeasible: The bounds cannot be kept at once.
         BudgetError: HiGHS did not come near the best in time.
     """
+    for bound in bounds[1:]:
+        if np.where(problem.allowed, bound.use, _MANY).min(axis=1).sum() > bound.limit:
+            raise JointlyInfeasible
     for bound in bounds:
         choice = solve(
             problem if bound.use is problem.bits else replace(problem, bits=bound.use), bound.limit

@@ -10,7 +10,8 @@ The problem is made small without losing the optimum, then solved exactly:
    incumbent - bound is in no optimal recipe and goes (Dyer, Kayal and Walker 1984, "A branch and bound algorithm
    for solving the multiple-choice knapsack problem"; Kellerer, Pferschy and Pisinger 2004, "Knapsack Problems",
    chapter 11).
-4. What is left is the core: lists of states solve it, or HiGHS where those grow too long (``core.py``).
+4. What is left is the core: lists of states solve it, or HiGHS where those grow too long (``core.py``) and what they
+   found is not within ``HAIR`` of the bound already, as it is where there are tens of thousands of experts.
 """
 
 from __future__ import annotations
