@@ -408,9 +408,12 @@ def test_pareto_front_is_sorted_and_leaves_out_the_original() -> None:
 
 
 def test_labels_of_close_marks_part() -> None:
+    """The labels of 4.3 and 4.5 bits would cover each other on one side; right of the last mark the plot ends."""
     marks = [plots.Mark("uniform", f"int{bits}", bits, bits * 1e6, 1 / bits) for bits in (2.3, 4.3, 4.5, 8.4)]
     trace = plots.draw_pareto_front(plots.pareto_front([], marks), LIGHT).data[-1]
-    assert trace.textposition == ("top right", "bottom left", "top right", "top right")
+    assert trace.textposition[0] == "top right"
+    assert trace.textposition[1] != trace.textposition[2]
+    assert trace.textposition[3].endswith("left")
 
 
 def test_the_front_says_that_pins_bind_it() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import log10
 from typing import Literal, NamedTuple
 
 import plotly.graph_objects as go
@@ -20,6 +21,7 @@ from quant_core.plots._common import (
     number,
     positive_range,
 )
+from quant_core.plots.labels import label_places
 from quant_core.plots.palette import Palette
 from quant_core.plots.sensitivity import short_formats
 from quant_core.schema import Evaluation, ParetoPoint, Solution
@@ -31,6 +33,8 @@ AXES: dict[SizeAxis, str] = {"bits": "Average bits a decided weight", "bytes": "
 MEGABYTE = 1_000_000
 MANY_MARKS = 9
 """Up to so many uniform formats are all labelled; of more, only the best."""
+_MARGIN = 0.12
+"""Share of the sizes' span that is left free at either end, for labels."""
 _SPACING = 0.08
 """Share of the sizes' span between two labels where there are many."""
 
@@ -135,20 +139,29 @@ def draw_pareto_front(data: Front, palette: Palette, pinned: bool = False) -> go
             )
         )
     low, _ = positive_range((*data.kl, *(item.kl for item in data.marks)))
+    texts = _texts(data.marks)
+    places = _label_places(data, texts)
     for kind in kinds:
-        _add_marks(figure, data, kind, low / 2, palette)
+        _add_marks(figure, data, kind, low / 2, palette, texts, places)
     figure.update_xaxes(**axis(palette, AXES[data.size_axis], tickformat=",~g"))
-    if sum(item.kind == "uniform" for item in data.marks) > MANY_MARKS:  # their labels stand to the left
-        low_size, high_size = min((*data.sizes, *data.mark_sizes)), max((*data.sizes, *data.mark_sizes))
-        room = high_size - low_size
-        figure.update_xaxes(range=[low_size - 0.16 * room, high_size + 0.04 * room])
+    low_size, high_size = min((*data.sizes, *data.mark_sizes)), max((*data.sizes, *data.mark_sizes))
+    room = _MARGIN * (high_size - low_size or 1.0)
+    figure.update_xaxes(range=[low_size - room, high_size + room])
     span = positive_range((*data.kl, *(interval(item.kl, item.stderr)[1] for item in data.marks), low))
     figure.update_yaxes(**log_axis(palette, "KL to the original (nats/token)", *span))
     figure.update_layout(hovermode="closest")
     return figure
 
 
-def _add_marks(figure: go.Figure, data: Front, kind: MarkKind, floor: float, palette: Palette) -> None:
+def _add_marks(
+    figure: go.Figure,
+    data: Front,
+    kind: MarkKind,
+    floor: float,
+    palette: Palette,
+    texts: Mapping[Mark, str],
+    places: Mapping[Mark, str],
+) -> None:
     style = _STYLES[kind]
     colour = palette.accent if style.colour < 0 else palette.categorical[style.colour]
     chosen = [
@@ -156,16 +169,14 @@ def _add_marks(figure: go.Figure, data: Front, kind: MarkKind, floor: float, pal
     ]
     ends = [interval(item.kl, item.stderr) for item, _ in chosen]
     labelled = kind in ("uniform", "rule")
-    texts = [item.label for item, _ in chosen] if kind == "rule" else _labels([item for item, _ in chosen])
     figure.add_trace(
         go.Scatter(
             x=[size for _, size in chosen],
             y=[item.kl for item, _ in chosen],
             name=style.name,
             mode="markers+text" if labelled else "markers",
-            text=texts if labelled else [""] * len(chosen),
-            textposition="bottom right" if kind == "rule" else "bottom left" if len(chosen) > MANY_MARKS
-            else _label_places([size for _, size in chosen]),
+            text=[texts.get(item, "") for item, _ in chosen],
+            textposition=[places.get(item, "top right") for item, _ in chosen],
             textfont={"size": 12, "color": palette.muted},
             cliponaxis=False,
             marker={
@@ -179,6 +190,13 @@ def _add_marks(figure: go.Figure, data: Front, kind: MarkKind, floor: float, pal
             hovertemplate="%{customdata[0]}<extra></extra>",
         )
     )  # fmt: skip
+
+
+def _texts(marks: Sequence[Mark]) -> dict[Mark, str]:
+    """The label of each mark that has one: recipes by rule, and uniform formats."""
+    uniform = [item for item in marks if item.kind == "uniform"]
+    found = dict(zip(uniform, _labels(uniform), strict=True))
+    return found | {item: item.label for item in marks if item.kind == "rule"}
 
 
 def _labels(items: Sequence[Mark]) -> list[str]:
@@ -198,12 +216,23 @@ def _labels(items: Sequence[Mark]) -> list[str]:
     return found
 
 
-def _label_places(sizes: Sequence[float]) -> list[str]:
-    """Labels right above their marks, but left below where the next mark to the right is close."""
-    close = 0.1 * (max(sizes) - min(sizes)) if sizes else 0.0
-    return [
-        "bottom left" if any(0 < other - size < close for other in sizes) else "top right" for size in sizes
+def _label_places(data: Front, texts: Mapping[Mark, str]) -> dict[Mark, str]:
+    """Where each mark's label stands: what lies in its way are all marks and the front's line."""
+    sizes, logs = (
+        [*data.sizes, *data.mark_sizes],
+        [log10(kl) for kl in (*data.kl, *(m.kl for m in data.marks))],
+    )
+    left, low = min(sizes), min(logs)
+    across, up = (max(sizes) - left) or 1.0, (max(logs) - low) or 1.0
+    shares = [
+        ((_MARGIN + (x - left) / across) / (1 + 2 * _MARGIN), (_MARGIN + (y - low) / up) / (1 + 2 * _MARGIN))
+        for x, y in zip(sizes, logs, strict=True)
     ]
+    line, marks = shares[: len(data.sizes)], dict(zip(data.marks, shares[len(data.sizes) :], strict=True))
+    labelled = [item for item in data.marks if texts.get(item)]
+    others = [share for item, share in marks.items() if item not in labelled]
+    found = label_places([marks[m] for m in labelled], [texts[m] for m in labelled], [*line, *others])
+    return dict(zip(labelled, found, strict=True))
 
 
 def _mark_text(item: Mark, ends: tuple[float, float]) -> str:
