@@ -13,42 +13,21 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks._naive import naive
 from benchmarks.fisher import Silent
 from quant_core.calibration.batches import batch_rows
 from quant_core.calibration.text import Tokens, tokenize
 from quant_core.formats import find
 from quant_core.methods.rounder import Rounder
-from quant_core.metrics import kl_divergence, log_probabilities
 from quant_core.models.loading import load
-from quant_core.models.patch import patched, swap
 from quant_core.schema import CALIBRATION, ModelRef
 from quant_core.sensitivity.errors import RoundingErrors
 from quant_core.sensitivity.measured import Sweep, measure_layers
 from quant_core.sensitivity.points import Points
-
-
-def naive(sweep: Sweep) -> Tensor:
-    """KL of every point by sequence, (units, formats, sequences), from a full pass a point."""
-    formats = sweep.errors.formats
-    ids = sweep.tokens.ids.to(sweep.loaded.device)
-    model: Any = sweep.loaded.model
-    result = torch.zeros(len(sweep.slots), len(formats), len(ids))
-    with torch.no_grad():
-        reference = log_probabilities(model(ids, use_cache=False).logits)
-        for row, slot in enumerate(sweep.slots):
-            for column, form in enumerate(formats):
-                weights = swap(
-                    sweep.loaded.graph, {slot.unit.name: slot.matrix() + sweep.errors.of(slot, form)}
-                )
-                with patched(weights):
-                    other = log_probabilities(model(ids, use_cache=False).logits)
-                result[row, column] = kl_divergence(reference, other).mean(dim=1).cpu()
-    return result
 
 
 def ours(context: Silent, sweep: Sweep, rows: int, copies: int) -> Tensor:

@@ -14,19 +14,23 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from quant_core.calibration.capture import Product, capture
-from quant_core.calibration.text import Tokens
+from quant_core.calibration.text import Tokens, tokenize
 from quant_core.formats import fake_quantize, find
 from quant_core.methods.rounder import Rounder
 from quant_core.models.graph import Graph, build_graph
 from quant_core.models.loading import LoadedModel
 from quant_core.models.patch import patched, swap
-from quant_core.schema import CALIBRATION, ScoresEvent, ScoreTable, SensitivityRequest, TextSource, replace
+from quant_core.schema import CALIBRATION, ScoresEvent, SensitivityRequest, TextSource, replace
 from quant_core.sensitivity import fisher
 from quant_core.sensitivity import run as run_module
 from quant_core.sensitivity.errors import RoundingErrors
 from quant_core.sensitivity.fisher import LABELS, bootstrap_error, score_layers
+from quant_core.sensitivity.measured import Sweep, measure_layers
+from quant_core.sensitivity.points import Points
 from quant_core.sensitivity.run import run
 from tests.tiny import PROSE, FakeContext
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 TEXT = TextSource("inline", PROSE * 12, "prose")
 
@@ -307,25 +311,31 @@ def test_bootstrap_error_of_a_known_sample() -> None:
 
 
 @pytest.fixture(scope="module")
-def maps(bundled: LoadedModel) -> tuple[ScoreTable, ScoreTable]:
-    """Fisher and measured scores of the bundled model on the same 2,048 tokens."""
-    info = bundled.info
+def maps(bundled: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Array, Array]:
+    """Fisher scores and measured KL of the bundled model on the same 2,048 tokens."""
+    info, context = bundled.info, FakeContext(bundled)
     asked = SensitivityRequest(
         info.ref, info.fingerprint, ("int3", "int4"), CALIBRATION, tokens=2048, sequence=256
     )
-    return run(FakeContext(bundled), asked), run(FakeContext(bundled), replace(asked, score="measured"))
+    table = run(context, asked)
+    slots = [slot for slot in bundled.graph.slots.values() if slot.unit.decided]
+    tokens = tokenize(context, bundled, CALIBRATION, 2048, 256)
+    errors = RoundingErrors([find(name) for name in table.formats], Rounder(context, bundled, tokens))
+    points = Points(tmp_path_factory.mktemp("points"), "maps", (len(slots), 2, len(tokens.ids)), {})
+    measure_layers(context, Sweep(bundled, tokens, slots, errors), points)
+    return np.array(table.fisher), points.kl.mean(dim=-1).numpy()
 
 
 @pytest.mark.timeout(900)
-def test_fisher_ranks_the_bundled_model_as_measured(maps: tuple[ScoreTable, ScoreTable]) -> None:
-    predicted, measured = (np.array(table) for table in (maps[0].fisher, maps[1].measured))
+def test_fisher_ranks_the_bundled_model_as_measured(maps: tuple[Array, Array]) -> None:
+    predicted, measured = maps
     for column in range(2):
         assert spearmanr(predicted[:, column], measured[:, column]).statistic >= 0.95
 
 
 @pytest.mark.timeout(900)
-def test_summed_prediction_is_near_the_summed_truth(maps: tuple[ScoreTable, ScoreTable]) -> None:
-    predicted, measured = (np.array(table) for table in (maps[0].fisher, maps[1].measured))
+def test_summed_prediction_is_near_the_summed_truth(maps: tuple[Array, Array]) -> None:
+    predicted, measured = maps
     for column in range(2):
         truth = measured[:, column].sum()
         assert truth < 0.3

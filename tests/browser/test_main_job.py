@@ -35,7 +35,7 @@ def test_from_the_first_page_to_a_downloaded_recipe(app: Served, page: Page, tmp
 
     page.get_by_role("button", name="Measure it").click()
     expect(page.get_by_test_id("stMetric").filter(has_text="Measured KL")).to_be_visible()
-    expect(page.get_by_text("times the measured KL")).to_be_visible()
+    expect(page.get_by_text("times the sum of what is predicted for its layers")).to_be_visible()
 
     page.get_by_role("link", name="Read the recipe's text").click()
     expect(page.get_by_role("heading", name="Compare", level=1)).to_be_visible()

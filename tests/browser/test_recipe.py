@@ -30,7 +30,9 @@ def predicted(page: Page) -> Locator:
 
 def click_cell(page: Page, block: int, row: int, blocks: int = 8, rows: int = 7) -> None:
     """Click a cell of the bands by its place in the grid."""
-    area = page.locator(".st-key-bands .nsewdrag").first.bounding_box()
+    cells = page.locator(".st-key-bands .nsewdrag").first
+    cells.scroll_into_view_if_needed()
+    area = cells.bounding_box()
     assert area is not None
     page.mouse.click(
         area["x"] + area["width"] * (block + 0.5) / blocks, area["y"] + area["height"] * (row + 0.5) / rows

@@ -21,6 +21,7 @@ def test_a_click_on_a_cell_opens_its_layer(app: Served, page: Page) -> None:
     expect(cells).to_be_visible()
     at_rest(page)
     for block, row, name in ((5, 6, "layers.5.mlp.down_proj"), (2, 1, "layers.2.self_attn.k_proj")):
+        cells.scroll_into_view_if_needed()
         area = cells.bounding_box()
         assert area is not None
         page.mouse.click(
