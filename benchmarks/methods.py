@@ -13,6 +13,7 @@ together costs the same. "seconds" is the rounding alone: what enters the layers
 from __future__ import annotations
 
 import argparse
+import ctypes
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +42,8 @@ class Peak:
             torch.cuda.reset_peak_memory_stats(device)
             self.start = torch.cuda.memory_allocated(device)
         else:
+            with suppress(OSError, AttributeError):
+                ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed goes back to the system, to count anew
             self.start = psutil.Process().memory_info().rss
             with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from here
