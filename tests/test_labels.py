@@ -30,9 +30,22 @@ def test_a_label_makes_way_for_the_next_point() -> None:
 
 def test_a_label_leaves_a_falling_line_through_its_point_alone() -> None:
     line = [(x / 50, 1 - x / 50) for x in range(51)]
-    assert label_places([(0.5, 0.5)], ["int4@gptq"], line) == ["top right"]
+    assert label_places([(0.5, 0.5)], ["int4@gptq"], (), line) == ["top right"]
     rising = [(x, 1 - y) for x, y in line]
-    assert label_places([(0.5, 0.5)], ["int4@gptq"], rising)[0] in ("top left", "bottom right")
+    assert label_places([(0.5, 0.5)], ["int4@gptq"], (), rising)[0] in ("top left", "bottom right")
+
+
+def test_a_label_rather_crosses_the_line_than_covers_another_label() -> None:
+    """Five points in a heap above a falling line: no two of their labels meet."""
+    heap = [(0.40, 0.60), (0.43, 0.59), (0.43, 0.54), (0.40, 0.50), (0.46, 0.52)]
+    texts = ["int4", "nf4", "q4_k", "int4@gptq", "Q4_K_M"]
+    line = [(x / 200, 0.9 - x / 200) for x in range(181)]
+    found = label_places(heap, texts, (), line)
+    boxes = [
+        labels._box(point, text, labels._PLACES[place])
+        for point, text, place in zip(heap, texts, found, strict=True)
+    ]
+    assert not any(one.meets(two) for index, one in enumerate(boxes) for two in boxes[:index])
 
 
 @given(st.lists(shares, min_size=2, max_size=2))

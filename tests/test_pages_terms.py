@@ -41,6 +41,13 @@ def info(home: Path) -> ModelInfo:
     return made
 
 
+def test_a_target_that_holds_nothing_scored_offers_what_it_holds(info: ModelInfo) -> None:
+    """The sweep's integers have zero points, and compressed-tensors as vLLM reads it wants none."""
+    app = open_page("recipe", target="compressed-tensors")
+    assert app.button(key="terms:add").label.startswith("Score the layers in the ")
+    assert "terms:add" not in {button.key for button in open_page("recipe").button}
+
+
 def toasts(app: AppTest) -> str:
     return " ".join(toast.value for toast in app.toast)
 

@@ -10,8 +10,8 @@ from quant_core.allocation.choose import FULL
 from quant_core.allocation.terms import rule_text
 from quant_core.schema import Limits, ModelInfo, Rule, ScoreTable, Solution, Terms
 from quant_core.targets.hardware import Hardware
+from ui import added_formats, state, terms, words
 from ui import recipe_draft as drafts
-from ui import state, terms, words
 from ui.format_names import families
 from ui.jobs import workspace
 from ui.widgets import Figure
@@ -38,6 +38,25 @@ def panel(info: ModelInfo, table: ScoreTable) -> None:
     told = workspace().target_summary(target.name, info, table.units, table.formats)
     if told:
         st.caption(" ".join([f":material/rule: {told}", *target.notes]))
+        _offer(info, table, target.name)
+
+
+def _offer(info: ModelInfo, table: ScoreTable, target: str) -> None:
+    """Where the target holds next to nothing that was scored: one press that scores what it does hold."""
+    desk = workspace()
+    if len(desk.held(target, info, table.units, table.formats)) > 1:
+        return
+    texts = [
+        name if symmetry == "" else f"{name}/{symmetry}"
+        for name, family in families().items()
+        for symmetry in ("", *family.symmetries)
+    ]
+    tried = dict.fromkeys(desk.parse_format(text, state.GROUP.get()).name for text in texts)
+    missing = [
+        name for name in desk.held(target, info, table.units, list(tried)) if name not in table.formats
+    ]
+    if missing:
+        added_formats.add_button(missing, table, "terms:add")
 
 
 def usage_figures(info: ModelInfo, table: ScoreTable, assignment: Mapping[str, str]) -> list[Figure]:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 330.0, 300.0
 """Pixels of the plot that labels are placed for: a narrow one; in a wider one they only stand farther apart."""
-_CHARACTER, _LINE, _GAP, _POINT = 7.0, 14.0, 5.0, 6.0
-"""Pixels of a letter's width, a label's height, its distance from its point, and a point's radius."""
+_CHARACTER, _LINE, _GAP, _POINT, _STROKE = 7.0, 14.0, 5.0, 4.5, 1.5
+"""Pixels of a letter's width, a label's height, its distance from its point, and the radius of points and of lines."""
 
 
 class Box(NamedTuple):
@@ -35,29 +35,33 @@ _PLACES = {
 def label_places(
     points: Sequence[tuple[float, float]],
     texts: Sequence[str],
-    obstacles: Sequence[tuple[float, float]] = (),
+    others: Sequence[tuple[float, float]] = (),
+    line: Sequence[tuple[float, float]] = (),
 ) -> list[str]:
     """A place for each label, one after the other, where it covers least of what is there already.
 
     Args:
         points: Of the labels, as shares 0..1 of the plot's width and height.
         texts: The labels; an empty one takes no room.
-        obstacles: Further points, and samples of lines, that labels should not cover.
+        others: Further points that labels should not cover.
+        line: Samples of a line that labels should not cross.
     """
-    taken = [_around(point) for point in (*points, *obstacles)]
+    marks = [_around(point, _POINT) for point in (*points, *others)]
+    drawn = [_around(point, _STROKE) for point in line]
+    labels: list[Box] = []
     found = []
     for point, text in zip(points, texts, strict=True):
         boxes = {name: _box(point, text, way) for name, way in _PLACES.items()}
-        best = min(boxes, key=lambda name: _covers(boxes[name], taken))
+        best = min(boxes, key=lambda name: _cost(boxes[name], labels, marks, drawn))
         found.append(best)
         if text:
-            taken.append(boxes[best])
+            labels.append(boxes[best])
     return found
 
 
-def _around(point: tuple[float, float]) -> Box:
+def _around(point: tuple[float, float], radius: float) -> Box:
     x, y = point[0] * WIDTH, point[1] * HEIGHT
-    return Box(x - _POINT, y - _POINT, x + _POINT, y + _POINT)
+    return Box(x - radius, y - radius, x + radius, y + radius)
 
 
 def _box(point: tuple[float, float], text: str, way: tuple[int, int]) -> Box:
@@ -68,7 +72,8 @@ def _box(point: tuple[float, float], text: str, way: tuple[int, int]) -> Box:
     return Box(left, low, left + width, low + _LINE)
 
 
-def _covers(box: Box, taken: Sequence[Box]) -> int:
-    """How many things a label covers; the plot's edge counts as many, since what lies beyond is cut off."""
+def _cost(box: Box, labels: Sequence[Box], marks: Sequence[Box], line: Sequence[Box]) -> int:
+    """How bad a place is: out of the plot is worst, since it is cut off, then a label, a point, and the line."""
     outside = box.left < 0 or box.right > WIDTH or box.low < 0 or box.high > HEIGHT
-    return sum(box.meets(other) for other in taken) + (1000 if outside else 0)
+    covered = 20 * sum(map(box.meets, labels)) + 10 * sum(map(box.meets, marks))
+    return 1000 * outside + covered + 4 * any(map(box.meets, line))

@@ -231,7 +231,7 @@ def _label_places(data: Front, texts: Mapping[Mark, str]) -> dict[Mark, str]:
     line, marks = shares[: len(data.sizes)], dict(zip(data.marks, shares[len(data.sizes) :], strict=True))
     labelled = [item for item in data.marks if texts.get(item)]
     others = [share for item, share in marks.items() if item not in labelled]
-    found = label_places([marks[m] for m in labelled], [texts[m] for m in labelled], [*line, *others])
+    found = label_places([marks[m] for m in labelled], [texts[m] for m in labelled], others, line)
     return dict(zip(labelled, found, strict=True))
 
 
