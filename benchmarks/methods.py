@@ -43,7 +43,8 @@ class Peak:
             self.start = torch.cuda.memory_allocated(device)
         else:
             with suppress(OSError, AttributeError):
-                ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed goes back to the system, to count anew
+                # What was freed goes back to the system, to be counted anew.
+                ctypes.CDLL("libc.so.6").malloc_trim(0)
             self.start = psutil.Process().memory_info().rss
             with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from here
