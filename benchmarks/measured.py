@@ -12,6 +12,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -91,8 +92,8 @@ def main() -> None:
     ours(context, warm, options.rows, options.copies)
     for start in range(0, len(text.ids), step):
         turn = Sweep(loaded, Tokens(text.ids[start : start + step], "", ""), slots, errors)
-        truth.append(clocks["naive"].time(lambda turn=turn: naive(turn)))  # type: ignore[misc]  # bound at once
-        found.append(clocks["ours"].time(lambda turn=turn: ours(context, turn, options.rows, options.copies)))  # type: ignore[misc]  # as above
+        truth.append(clocks["naive"].time(partial(naive, turn)))
+        found.append(clocks["ours"].time(partial(ours, context, turn, options.rows, options.copies)))
     before, after = torch.cat(truth, dim=-1).mean(-1), torch.cat(found, dim=-1).mean(-1)
     where = f"{torch.get_num_threads()} threads" if loaded.info.device == "cpu" else loaded.info.device
     print(
