@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from quant_core.calibration.batches import MOST_LABELS, label_uniforms
 from quant_core.calibration.capture import Product, capture
 from quant_core.calibration.text import Tokens, tokenize
 from quant_core.formats import fake_quantize, find
@@ -45,11 +46,11 @@ def _labels(loaded: LoadedModel, ids: Tensor, seed: int) -> list[Tensor]:
     """Labels drawn from the model's own distribution, by a plain search through its cumulative sums."""
     model: Any = loaded.model
     chances = model(ids).logits.softmax(-1)
-    generator = torch.Generator().manual_seed(seed)
     drawn = []
-    for _ in range(LABELS):
-        uniform = torch.rand(ids.shape, generator=generator)[..., None] * chances.sum(-1, keepdim=True)
-        drawn.append((chances.cumsum(-1) > uniform).float().argmax(-1))
+    for label in range(LABELS):
+        uniforms = label_uniforms(len(ids), ids.shape[1], seed, label)
+        target = uniforms[..., None] * chances.sum(-1, keepdim=True)
+        drawn.append((chances.cumsum(-1) > target).float().argmax(-1))
     return drawn
 
 
@@ -291,6 +292,20 @@ def test_scores_are_streamed_from_the_weights_alone_to_the_last_part(
     assert half.sequences == 8, "the comparison needs the same sequences"
     np.testing.assert_allclose(tables[2].fisher, half.fisher, rtol=1e-4)
     np.testing.assert_allclose(tables[2].output, half.output, rtol=1e-4)
+
+
+def test_labels_depend_on_seed_label_and_place_alone(
+    llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However a text is cut into batches, the same labels are drawn, and more sequences leave the first ones' alone."""
+    assert torch.equal(label_uniforms(5, 40, 3)[:2], label_uniforms(2, 40, 3))
+    drawn = [label_uniforms(2, 8, seed, label) for seed in range(3) for label in range(MOST_LABELS)]
+    assert len({tuple(numbers.flatten().tolist()) for numbers in drawn}) == len(drawn)
+    whole = run(FakeContext(llama), request(llama, formats=("int3",)))
+    monkeypatch.setattr(fisher, "batch_rows", lambda *_: 3)
+    np.testing.assert_allclose(
+        run(FakeContext(llama), request(llama, formats=("int3",))).fisher, whole.fisher, rtol=1e-4
+    )
 
 
 def test_at_most_so_many_parts_are_streamed(llama: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant_core.calibration.batches import batch_rows, label_gradient
+from quant_core.calibration.batches import batch_rows, label_gradient, label_uniforms
 from quant_core.calibration.capture import Product, capture
 from quant_core.calibration.inputs import SAMPLES, Inputs
 from quant_core.calibration.text import Tokens
@@ -103,7 +103,7 @@ def collect(
     """
     sequences, length = tokens.ids.shape
     visitor = _Visitor({slot.unit.name for slot in slots}, tokens.count)
-    generator = torch.Generator().manual_seed(seed)
+    uniforms = label_uniforms(sequences, length, seed)
     model: Any = loaded.model
     step = batch_rows(loaded, length, sum(slot.unit.columns for slot in slots) if gradients else 1)
     for start in range(0, sequences, step):
@@ -112,7 +112,7 @@ def collect(
         with torch.set_grad_enabled(gradients), capture(loaded.graph, visitor, model):
             logits = model(ids, use_cache=False).logits
             if gradients:
-                logits.backward(label_gradient(logits.detach(), generator))
+                logits.backward(label_gradient(logits.detach(), uniforms[start : start + step]))
     for sums in {id(sums): sums for sums in visitor.sums.values()}.values():
         sums.finish()
     return {slot.unit.name: _inputs(slot, visitor, tokens.count, gradients) for slot in slots}

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant_core.calibration.batches import batch_rows, label_gradient
+from quant_core.calibration.batches import batch_rows, label_gradient, label_uniforms
 from quant_core.calibration.capture import Product, capture
 from quant_core.calibration.text import Tokens
 from quant_core.jobs.context import Context
@@ -127,13 +127,14 @@ def score_layers(
     fisher = torch.zeros(len(slots), len(formats), sequences)
     noise = torch.zeros(len(slots), len(formats), dtype=torch.float64)
     signal = torch.zeros(len(slots), dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
+    uniforms = [label_uniforms(sequences, length, seed, label) for label in range(LABELS if gradients else 0)]
     captured = sum(LABELS * slot.unit.rows + slot.unit.columns for slot in slots)
     step = batch_rows(loaded, length, captured)
     for start in range(0, sequences, step):
         context.progress(start / sequences, f"{start * length:,} of {tokens.count:,} calibration tokens")
         ids = tokens.ids[start : start + step]
-        found = _run(loaded, ids, {slot.unit.name for slot in slots}, generator, gradients, sums)
+        drawn = [numbers[start : start + step] for numbers in uniforms]
+        found = _run(loaded, ids, {slot.unit.name for slot in slots}, drawn, sums)
         for index, slot in enumerate(slots):
             done = (start + len(ids) * index / len(slots)) / sequences
             context.progress(done, f"{int(done * tokens.count):,} of {tokens.count:,} calibration tokens")
@@ -159,18 +160,17 @@ def _run(
     loaded: LoadedModel,
     ids: Tensor,
     wanted: set[str],
-    generator: torch.Generator,
-    gradients: bool,
+    uniforms: Sequence[Tensor],
     sums: StateSums | None,
 ) -> _Collector:
     found = _Collector(wanted, len(ids), sums)
     if sums is not None:
         sums.begin()
     model: Any = loaded.model
-    with torch.set_grad_enabled(gradients), capture(loaded.graph, found, model):
+    with torch.set_grad_enabled(bool(uniforms)), capture(loaded.graph, found, model):
         logits = model(ids.to(loaded.device), use_cache=False).logits
-        for label in range(LABELS if gradients else 0):
-            logits.backward(label_gradient(logits.detach(), generator), retain_graph=label < LABELS - 1)
+        for left, numbers in enumerate(uniforms, start=1 - len(uniforms)):
+            logits.backward(label_gradient(logits.detach(), numbers), retain_graph=left < 0)
     return found
 
 
