@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from quant_core.jobs.context import Context
@@ -15,6 +16,11 @@ LOOK_SECONDS = 0.5
 
 def interruptible(context: Context, loaded: LoadedModel) -> AbstractContextManager[None]:
     """Have the model's passes inside the block end by ``Cancelled`` at the next layer once the job is cancelled."""
+    return watched([site.module for site in loaded.graph.sites], looking(context))
+
+
+def looking(context: Context) -> Callable[[], None]:
+    """What raises ``Cancelled`` once the job is cancelled; it costs nothing to call it often."""
     last = time.monotonic()
 
     def look() -> None:
@@ -23,4 +29,4 @@ def interruptible(context: Context, loaded: LoadedModel) -> AbstractContextManag
             last = time.monotonic()
             context.check_cancelled()
 
-    return watched([site.module for site in loaded.graph.sites], look)
+    return look

@@ -36,6 +36,12 @@ def _block(name: str) -> int:
     return int(found.group(1)) if found else -1
 
 
+def block_path(unit: Unit) -> str:
+    """The name of the module that is a unit's block; empty for a unit outside the blocks."""
+    found = re.match(r".*?\.\d+(?=\.)", unit.name)
+    return found[0] if found and unit.block >= 0 else ""
+
+
 def build_graph(model: PreTrainedModel, bits: int) -> Graph:
     """List the model's units; ``bits`` is what a value takes in the checkpoint."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,7 +28,9 @@ from transformers.models.auto.modeling_auto import (
 
 from quant_core import costs
 from quant_core.errors import ModelError
+from quant_core.models.blocks import block_modules
 from quant_core.models.graph import Graph, build_graph
+from quant_core.models.mapped import COMPUTE, compute_in_blocks
 from quant_core.models.memory import free_memory
 from quant_core.models.sources import Checkpoint, check, fingerprint, locate, title_of
 from quant_core.schema import ModelInfo, ModelRef
@@ -38,6 +42,13 @@ transformers.utils.logging.set_verbosity_error()
 _HEADROOM = 2.2
 """Memory wanted, as a multiple of the weights: a second copy while a recipe runs beside the original, activations."""
 
+_BLOCKS = 4
+"""Blocks' worth of memory that a mapped model is given: the one at work, its gradients' graph, rounding errors."""
+_MAPPED = (
+    "So its weights stay in its files and are read block by block, again for every pass: scores and texts take their "
+    "time, and what needs a copy of the model (rewrites, training, measuring a recipe) may not fit."
+)
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -47,6 +58,8 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     graph: Graph
     info: ModelInfo
+    mapped: bool = False
+    """Whether the weights stay in the checkpoint's files; see ``models.mapped``."""
 
     @property
     def device(self) -> torch.device:
@@ -62,8 +75,11 @@ def load(ref: ModelRef, roots: Sequence[str] = ()) -> LoadedModel:
     tokenizer = _load_tokenizer(checkpoint)
     device = _device(ref.device)
     dtype = _dtype(ref.dtype, device)
-    _check_memory(checkpoint, device, dtype)
-    model = _load_weights(checkpoint, dtype).to(device)
+    too_large = _too_large(checkpoint, device, dtype)
+    mapped = bool(too_large) and _can_map(checkpoint, device)
+    if too_large and not mapped:
+        raise ModelError(too_large, "Choose a 16-bit dtype or a smaller model, or free some memory.")
+    model = _load_weights(checkpoint, getattr(torch, checkpoint.dtype) if mapped else dtype).to(device)
     model.requires_grad_(False).eval()
     if model.can_generate():
         model.generation_config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
@@ -72,9 +88,13 @@ def load(ref: ModelRef, roots: Sequence[str] = ()) -> LoadedModel:
         raise ModelError(
             f"{title} has no linear layer that can be quantized.", "Choose a transformer language model."
         )
-    return LoadedModel(
-        model, tokenizer, graph, _describe(ref, checkpoint, model, tokenizer, graph, device, dtype)
-    )
+    if mapped:
+        compute_in_blocks(model, block_modules(model, graph))
+        dtype = COMPUTE
+    info = _describe(ref, checkpoint, model, tokenizer, graph, device, dtype)
+    if mapped:
+        info = replace(info, notes=(f"{too_large} {_MAPPED}", *info.notes))
+    return LoadedModel(model, tokenizer, graph, info, mapped)
 
 
 def _check_architecture(checkpoint: Checkpoint) -> None:
@@ -145,20 +165,43 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return known[name]
 
 
-def _check_memory(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+def _too_large(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> str:
+    """Why the model does not fit into memory, one sentence; empty if it does."""
     weights = checkpoint.parameters * dtype.itemsize
     wanted = {device: weights * _HEADROOM}
-    # A model passes through the CPU's memory on its way to another device.
-    wanted.setdefault(torch.device("cpu"), weights)
+    # A model passes through the CPU's memory on its way to another device, unless it is mapped there.
+    stored = getattr(torch, checkpoint.dtype)
+    wanted.setdefault(torch.device("cpu"), 0 if dtype == stored else weights)
     for place, needed in wanted.items():
         free = free_memory(place)
         if needed > free:
             name = str(dtype).removeprefix("torch.")
-            raise ModelError(
+            return (
                 f"{checkpoint.title} needs about {_size(needed)} in {name} on the {place.type.upper()}, and "
-                f"{_size(free)} are free.",
-                "Choose a 16-bit dtype or a smaller model, or free some memory.",
+                f"{_size(free)} are free."
             )
+    return ""
+
+
+def _can_map(checkpoint: Checkpoint, device: torch.device) -> bool:
+    """Whether the weights can stay in their files: every one is stored as the model holds it, and a block fits."""
+    if device.type != "cpu":
+        return False
+    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    held = Counter(tuple(parameter.shape) for parameter in model.parameters())
+    if held - Counter(checkpoint.shapes):
+        return False
+    graph = build_graph(model, checkpoint.bits)
+    blocks = block_modules(model, graph)
+    largest = max((_values(block) for block in blocks), default=0)
+    outside = _values(model) - sum(_values(block) for block in blocks)
+    return COMPUTE.itemsize * (_BLOCKS * largest + outside) <= free_memory(device)
+
+
+def _values(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _last_line(error: Exception) -> str:

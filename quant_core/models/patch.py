@@ -143,11 +143,18 @@ def rounded_cache(model: Any, rounding: CacheRounding) -> Iterator[None]:
 
 
 @contextmanager
+def instead(functions: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Have modules answer with what a function of their arguments gives instead of computing, inside the block."""
+    with ExitStack() as stack:
+        for module, function in functions.items():
+            stack.enter_context(_forward(module, function))
+        yield
+
+
+@contextmanager
 def bypassed(answers: Mapping[nn.Module, Any]) -> Iterator[None]:
     """Have modules answer with what is given instead of computing, inside the block."""
-    with ExitStack() as stack:
-        for module, answer in answers.items():
-            stack.enter_context(_forward(module, partial(_answer, answer)))
+    with instead({module: partial(_answer, answer) for module, answer in answers.items()}):
         yield
 
 

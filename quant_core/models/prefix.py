@@ -11,7 +11,6 @@ that is kept may be written to. A model that fails this is computed as a whole e
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quant_core.models.graph import block_path
 from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
 from quant_core.models.patch import bypassed
@@ -91,10 +91,10 @@ class Prefix:
 
     def _block(self, slot: Slot) -> nn.Module | None:
         """The block a unit belongs to, if the model goes through it once."""
-        match = re.match(r".*?\.\d+(?=\.)", slot.unit.name)
-        if slot.unit.block < 0 or match is None:
+        path = block_path(slot.unit)
+        if not path:
             return None
-        block: nn.Module = self._model.get_submodule(match[0])
+        block: nn.Module = self._model.get_submodule(path)
         return block if block in self._spans else None
 
     def _ended_before(self, slot: Slot) -> list[nn.Module]:

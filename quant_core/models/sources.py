@@ -50,6 +50,8 @@ class Checkpoint:
     bits: int
     stored_bits: int
     """Bits of all stored values, each in its own dtype."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Of all stored tensors."""
 
 
 def locate(ref: ModelRef, roots: Sequence[str] = ()) -> Path:
@@ -121,9 +123,11 @@ def check(folder: Path, title: str) -> Checkpoint:
             "Choose the original checkpoint, in 16 or 32 bits.",
         )
     values: Counter[str] = Counter()
+    shapes = []
     for file in weight_files(folder, title):
         for dtype, shape in _header(file, title):
             values[dtype] += math.prod(shape)
+            shapes.append(tuple(shape))
     dtype = values.most_common(1)[0][0] if values else "F32"
     if dtype not in _FLOATS:
         raise ModelError(
@@ -132,7 +136,7 @@ def check(folder: Path, title: str) -> Checkpoint:
         )
     name, bits = _FLOATS[dtype]
     stored = sum(count * _FLOATS.get(kind, ("", 8))[1] for kind, count in values.items())
-    return Checkpoint(folder, title, config, values.total(), name, bits, stored)
+    return Checkpoint(folder, title, config, values.total(), name, bits, stored, tuple(shapes))
 
 
 def weight_files(folder: Path, title: str) -> list[Path]:

@@ -20,13 +20,15 @@ class RoundingErrors:
     """dW of each unit in each format, float32 (rows, columns), made when first asked for.
 
     They are kept for the next batch of tokens as long as they fit into a quarter of the free memory, and made anew
-    otherwise, so that a model of any size can be scored.
+    otherwise, so that a model of any size can be scored; with ``keep`` false always. How large each was is remembered in any case.
     """
 
-    def __init__(self, formats: Sequence[Format], rounder: Rounder) -> None:
+    def __init__(self, formats: Sequence[Format], rounder: Rounder, keep: bool = True) -> None:
         self.formats = tuple(formats)
+        self._keep = keep
         self._rounder = rounder
         self._kept: dict[tuple[str, str], Tensor] = {}
+        self._squares: dict[tuple[str, str], Tensor] = {}
         self._room = -1  # not looked up yet
 
     def of(self, slot: Slot, form: Format) -> Tensor:
@@ -36,8 +38,9 @@ class RoundingErrors:
             return self._kept[key]
         weight = slot.matrix().float()
         error = self._rounder.matrix(slot, form.name).float() - weight
+        self._squares[key] = torch.linalg.vector_norm(error).square()
         size = error.numel() * error.element_size()
-        if size <= self._free(error.device):
+        if self._keep and size <= self._free(error.device):
             self._room -= size
             self._kept[key] = error
         return error
@@ -46,6 +49,11 @@ class RoundingErrors:
         if self._room < 0:
             self._room = int(free_memory(device) * _SHARE)
         return self._room
+
+    def forget(self) -> None:
+        """Give up what is kept."""
+        self._kept.clear()
+        self._room = -1
 
     def fit(self, slots: Sequence[Slot]) -> bool:
         """Whether the errors of these units in all formats can be kept at once."""
@@ -57,4 +65,11 @@ class RoundingErrors:
         energy = float(slot.matrix().float().square().sum())
         if energy == 0.0:
             return [0.0] * len(self.formats)
-        return [float(torch.linalg.vector_norm(self.of(slot, form))) ** 2 / energy for form in self.formats]
+        return [self._square(slot, form) / energy for form in self.formats]
+
+    def _square(self, slot: Slot, form: Format) -> float:
+        """|dW|^2."""
+        key = (slot.unit.name, form.name)
+        if key not in self._squares:
+            self.of(slot, form)
+        return float(self._squares[key])

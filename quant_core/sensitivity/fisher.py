@@ -19,19 +19,20 @@ labels against the empirical Fisher.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from quant_core.calibration.batches import batch_rows, label_gradient, label_uniforms
-from quant_core.calibration.capture import Product, capture
+from quant_core.calibration.batches import label_uniforms
 from quant_core.calibration.text import Tokens
+from quant_core.errors import ModelError
 from quant_core.jobs.context import Context
 from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
+from quant_core.models.memory import out_of_memory
 from quant_core.sensitivity.errors import RoundingErrors
+from quant_core.sensitivity.passes import Pass, Seen, energy
 from quant_core.sensitivity.sums import StateSums
 
 LABELS = 2
@@ -52,51 +53,6 @@ class LayerScores:
     """Mean |W x|^2 of each unit over all tokens."""
 
 
-@dataclass(eq=False)
-class _Seen:
-    """A product of one batch with the gradients of each backward pass, directly and behind an attention."""
-
-    product: Product
-    direct: list[Tensor] = field(default_factory=list)
-    mixed: list[Tensor] = field(default_factory=list)
-
-
-class _Collector:
-    """Keeps one batch's inputs and gradients by unit; ``sums`` looks on for a score state."""
-
-    def __init__(self, wanted: set[str], sequences: int, sums: StateSums | None) -> None:
-        self.wanted = wanted
-        self.sequences = sequences
-        self.sums = sums
-        self.seen: dict[str, dict[Product, _Seen]] = {}
-        self.energy: dict[str, float] = {}
-
-    def forward(self, product: Product, outputs: Tensor) -> None:
-        name = product.slot.unit.name
-        if name in self.wanted:
-            self.energy[name] = self.energy.get(name, 0.0) + _energy(outputs)
-            self.seen.setdefault(name, {})[product] = _Seen(product)
-            if self.sums is not None:
-                self.sums.enter(product)
-
-    def backward(self, product: Product, gradient: Tensor) -> None:
-        name = product.slot.unit.name
-        if name in self.wanted:
-            self.seen[name][product].direct.append(gradient)
-
-    def backward_mixed(self, product: Product, gradient: Tensor) -> None:
-        name = product.slot.unit.name
-        if name in self.wanted:
-            self.seen[name][product].mixed.append(gradient)
-            if self.sums is not None:
-                self.sums.pull(product, gradient, self.sequences)
-
-
-def _energy(values: Tensor) -> float:
-    """The sum of squares."""
-    return float(torch.linalg.vector_norm(values, dtype=torch.float32)) ** 2
-
-
 def score_layers(
     context: Context,
     loaded: LoadedModel,
@@ -108,8 +64,11 @@ def score_layers(
     gradients: bool = True,
     report: Callable[[LayerScores, int], None] | None = None,
     sums: StateSums | None = None,
+    blockwise: bool = False,
 ) -> LayerScores:
     """Fisher score and output error of every unit in every format, in one pass over the tokens.
+
+    Where memory runs out, half as many sequences are taken at a time.
 
     Args:
         context: For progress and cancel.
@@ -121,78 +80,116 @@ def score_layers(
         gradients: False skips the backward pass and the Fisher score.
         report: Told after every batch what is known so far, and from how many sequences.
         sums: Where to add up what a score state is made of.
+        blockwise: Whether to hold one block of the model at a time; each weight is rounded once then.
+
+    Raises:
+        ModelError: One sequence alone is too large for the memory.
     """
-    formats = errors.formats
+    labels = LABELS if gradients else 0
     sequences, length = tokens.ids.shape
-    fisher = torch.zeros(len(slots), len(formats), sequences)
-    noise = torch.zeros(len(slots), len(formats), dtype=torch.float64)
-    signal = torch.zeros(len(slots), dtype=torch.float64)
-    uniforms = [label_uniforms(sequences, length, seed, label) for label in range(LABELS if gradients else 0)]
-    captured = sum(LABELS * slot.unit.rows + slot.unit.columns for slot in slots)
-    step = batch_rows(loaded, length, captured)
-    for start in range(0, sequences, step):
-        context.progress(start / sequences, f"{start * length:,} of {tokens.count:,} calibration tokens")
-        ids = tokens.ids[start : start + step]
-        drawn = [numbers[start : start + step] for numbers in uniforms]
-        found = _run(loaded, ids, {slot.unit.name for slot in slots}, drawn, sums)
-        for index, slot in enumerate(slots):
-            done = (start + len(ids) * index / len(slots)) / sequences
-            context.progress(done, f"{int(done * tokens.count):,} of {tokens.count:,} calibration tokens")
-            signal[index] += found.energy.get(slot.unit.name, 0.0)
-            seen = list(found.seen.pop(slot.unit.name, {}).values())
-            if sums is not None:
-                sums.add(slot.unit.name, [(entry.product, entry.direct) for entry in seen])
-            for column, form in enumerate(formats):
-                slopes, energy = _project(errors.of(slot, form), seen, ids.numel())
-                noise[index, column] += energy
-                per_token = slopes.square().mean(0).reshape(ids.shape)
-                fisher[index, column, start : start + step] = per_token.mean(1) / 2
-        read = start + len(ids)
-        ratio = noise / signal.clamp(min=1e-30)[:, None]
-        mean = tuple((signal / (read * length)).tolist())
-        scores = LayerScores(ratio, fisher[..., :read] if gradients else None, mean)
-        if report is not None:
-            report(scores, read)
-    return scores
+    uniforms = [label_uniforms(sequences, length, seed, label) for label in range(labels)]
+    going = Pass(context, loaded, tokens, slots, labels, len(errors.formats), blockwise)
+    while True:
+        scoring = _Scoring(context, tokens, slots, errors, report)
+        if sums is not None:
+            sums.reset()
+        try:
+            return scoring.score(going, uniforms, sums)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            if not going.halve():
+                raise ModelError(
+                    f"The memory does not hold one sequence of {length:,} tokens.",
+                    "Choose shorter sequences or another device.",
+                ) from error
+            errors.forget()
+            context.progress(0.0, f"Out of memory: trying again with {going.rows} sequences at a time")
 
 
-def _run(
-    loaded: LoadedModel,
-    ids: Tensor,
-    wanted: set[str],
-    uniforms: Sequence[Tensor],
-    sums: StateSums | None,
-) -> _Collector:
-    found = _Collector(wanted, len(ids), sums)
-    if sums is not None:
-        sums.begin()
-    model: Any = loaded.model
-    with torch.set_grad_enabled(bool(uniforms)), capture(loaded.graph, found, model):
-        logits = model(ids.to(loaded.device), use_cache=False).logits
-        for left, numbers in enumerate(uniforms, start=1 - len(uniforms)):
-            logits.backward(label_gradient(logits.detach(), numbers), retain_graph=left < 0)
-    return found
+class _Scoring:
+    """The scores of one reading of the text, as far as it has come."""
 
+    def __init__(
+        self,
+        context: Context,
+        tokens: Tokens,
+        slots: Sequence[Slot],
+        errors: RoundingErrors,
+        report: Callable[[LayerScores, int], None] | None,
+    ) -> None:
+        self._context, self._tokens, self._slots, self._errors = context, tokens, slots, errors
+        self._report = report
+        self._place = {slot.unit.name: index for index, slot in enumerate(slots)}
+        self._fisher = torch.zeros(len(slots), len(errors.formats), len(tokens.ids))
+        self._noise = torch.zeros(len(slots), len(errors.formats), dtype=torch.float64)
+        self._signal = torch.zeros(len(slots), dtype=torch.float64)
 
-def _project(error: Tensor, seen: list[_Seen], tokens: int) -> tuple[Tensor, float]:
+    def score(self, going: Pass, uniforms: Sequence[Tensor], sums: StateSums | None) -> LayerScores:
+        """Read the whole text."""
+        sequences, length = self._tokens.ids.shape
+        for start in range(0, sequences, going.rows):
+            stop = min(start + going.rows, sequences)
+            slopes: dict[int, Tensor] = {}
+            for part in going.run(start, uniforms, sums):
+                met = [(self._place[name], list(seen.values())) for name, seen in part.found.seen.items()]
+                part.found.seen.clear()
+                for number, (index, seen) in enumerate(sorted(met, key=lambda entry: entry[0])):
+                    share = part.begin + (part.end - part.begin) * number / len(met)
+                    done = (start + (stop - start) * share) / sequences
+                    message = self._slots[index].unit.name if going.blockwise else ""
+                    self._progress(done, message)
+                    self._signal[index] += part.found.energy[self._slots[index].unit.name]
+                    if sums is not None:
+                        sums.add(self._slots[index].unit.name, [(entry.product, entry.direct) for entry in seen])
+                    found = self._slopes(index, seen, (stop - start) * length, len(uniforms))
+                    slopes[index] = slopes[index] + found if index in slopes else found
+                    if uniforms:
+                        per_token = slopes[index].square().mean(dim=1).view(-1, stop - start, length)
+                        self._fisher[index, :, start:stop] = per_token.mean(dim=-1) / 2
+            if self._report is not None:
+                self._report(self._scores(stop, bool(uniforms)), stop)
+        return self._scores(sequences, bool(uniforms))
+
+    def _slopes(self, index: int, seen: Sequence[Seen], tokens: int, labels: int) -> Tensor:
+        """g . (dW x) at every token in every format, (formats, labels, tokens)."""
+        slot = self._slots[index]
+        found = []
+        for column, form in enumerate(self._errors.formats):
+            slopes, moved = _project(self._errors.of(slot, form), seen, labels, tokens)
+            self._noise[index, column] += moved
+            found.append(slopes)
+        return torch.stack(found)
+
+    def _scores(self, sequences: int, gradients: bool) -> LayerScores:
+        """What is known from the first so many sequences."""
+        ratio = self._noise / self._signal.clamp(min=1e-30)[:, None]
+        mean = tuple((self._signal / (sequences * self._tokens.ids.shape[1])).tolist())
+        return LayerScores(ratio, self._fisher[..., :sequences] if gradients else None, mean)
+
+    def _progress(self, done: float, unit: str) -> None:
+        tokens = self._tokens.count
+        self._context.progress(done, unit or f"{int(done * tokens):,} of {tokens:,} calibration tokens")
+def _project(error: Tensor, seen: Sequence[Seen], labels: int, tokens: int) -> tuple[Tensor, float]:
     """Sum over a unit's products of g . (dW x), shape (labels, tokens), and of |dW x|^2 over all tokens."""
-    slopes = torch.zeros(LABELS, tokens)
-    energy = 0.0
+    slopes = torch.zeros(labels, tokens)
+    moved_energy = 0.0
     for entry in seen:
         product = entry.product
-        lookup = product.lookup
-        moved = error[product.inputs] if lookup else product.inputs @ error.T.to(product.inputs.dtype)
-        energy += _energy(moved)
+        where = product.token.cpu()
+        moved = error[product.inputs] if product.lookup else product.inputs @ error.T.to(product.inputs.dtype)
+        moved_energy += energy(moved)
         if product.mixed is None or not bool(product.mixed.all()):
             direct = moved if product.mixed is None else moved * ~product.mixed
             for label, gradient in enumerate(entry.direct):
                 slope = (direct * gradient).sum(-1, dtype=torch.float32)
-                slopes[label].index_add_(0, product.token.cpu(), slope.cpu())
+                slopes[label].index_add_(0, where, slope.cpu())
         if product.behind is not None and entry.mixed:
             behind = product.behind(moved)
             for label, gradient in enumerate(entry.mixed):
-                slopes[label] += (behind * gradient).sum(-1, dtype=torch.float32).cpu()
-    return slopes, energy
+                slope = (behind * gradient).sum(-1, dtype=torch.float32)
+                slopes[label].index_add_(0, where, slope.cpu())
+    return slopes, moved_energy
 
 
 def bootstrap_error(per_sequence: Tensor, seed: int) -> Tensor:

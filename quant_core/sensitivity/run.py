@@ -83,6 +83,7 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
         gradients=gradients,
         sums=sums,
         report=report,
+        blockwise=original.mapped or not quick,
     )
     table = sheet.table(
         _scores(scores, request.seed) | {"weight": weight or _weight_errors(context, slots, errors)},

@@ -49,12 +49,16 @@ class StateSums:
     """
 
     def __init__(self, slots: Sequence[Slot], tokens: int, labels: int, seed: int) -> None:
+        self._slots = {slot.unit.name: slot for slot in slots}
+        self._tokens, self._labels, self._seed = tokens, labels, seed
+        self.reset()
+
+    def reset(self) -> None:
+        """Nothing was added up yet."""
         self.inputs: dict[str, InputSums] = {}
         self.source: dict[str, str] = {}
         """Unit to the unit under whose name its inputs are counted."""
-        self._slots = {slot.unit.name: slot for slot in slots}
-        self._tokens, self._labels = tokens, labels
-        self._signs = torch.Generator().manual_seed(seed)
+        self._signs = torch.Generator().manual_seed(self._seed)
         self._fed: dict[tuple[int, tuple[int, ...]], str] = {}
         self._direct: dict[str, Moment] = {}
         self._squares: dict[str, Tensor] = {}
