@@ -107,7 +107,7 @@ def main() -> None:
     formats = [find(name) for name in options.formats.split(",")]
 
     def one(state: bool) -> float:
-        errors = RoundingErrors(formats, Rounder(context, loaded, tokens), keep=False)
+        errors = RoundingErrors(formats, Rounder(context, loaded, tokens), once=True)
         sums = StateSums(slots, tokens.count, options.labels, 0) if state else None
         _wait(options.device)
         begun = time.perf_counter()
@@ -126,7 +126,7 @@ def main() -> None:
             print(f"  peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB of GPU memory", flush=True)
         if options.profile:
             _profile(lambda state=state: one(state))
-    errors = RoundingErrors(formats, Rounder(context, loaded, tokens), keep=False)
+    errors = RoundingErrors(formats, Rounder(context, loaded, tokens), once=True)
     chosen = slots[:: max(1, len(slots) // options.points)][: options.points]
     batches = ids.split(max(1, 2048 // options.sequence))
     naive(Sweep(loaded, Tokens(batches[0], "", ""), chosen[:1], errors))

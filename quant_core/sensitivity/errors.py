@@ -20,13 +20,18 @@ class RoundingErrors:
     """dW of each unit in each format, float32 (rows, columns), made when first asked for.
 
     They are kept for the next batch of tokens as long as they fit into a quarter of the free memory, and made anew
-    otherwise, so that a model of any size can be scored; with ``keep`` false always. How large each was is remembered in any case.
+    otherwise, so that a model of any size can be scored. How large each was is remembered in any case.
+
+    Args:
+        formats: The formats.
+        rounder: Rounds the units.
+        once: Whether each is asked for about once: then they are not kept, and are of the model's own dtype.
     """
 
-    def __init__(self, formats: Sequence[Format], rounder: Rounder, keep: bool = True) -> None:
+    def __init__(self, formats: Sequence[Format], rounder: Rounder, once: bool = False) -> None:
         self.formats = tuple(formats)
-        self._keep = keep
         self._rounder = rounder
+        self._once = once
         self._kept: dict[tuple[str, str], Tensor] = {}
         self._squares: dict[tuple[str, str], Tensor] = {}
         self._room = -1  # not looked up yet
@@ -36,11 +41,11 @@ class RoundingErrors:
         key = (slot.unit.name, form.name)
         if key in self._kept:
             return self._kept[key]
-        weight = slot.matrix().float()
-        error = self._rounder.matrix(slot, form.name).float() - weight
-        self._squares[key] = torch.linalg.vector_norm(error).square()
+        weight, rounded = slot.matrix(), self._rounder.matrix(slot, form.name)
+        error = rounded - weight if self._once else rounded.float() - weight.float()
+        self._squares[key] = torch.linalg.vector_norm(error, dtype=torch.float32).square()
         size = error.numel() * error.element_size()
-        if self._keep and size <= self._free(error.device):
+        if not self._once and size <= self._free(error.device):
             self._room -= size
             self._kept[key] = error
         return error

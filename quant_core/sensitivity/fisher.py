@@ -132,17 +132,16 @@ class _Scoring:
             stop = min(start + going.rows, sequences)
             slopes: dict[int, Tensor] = {}
             for part in going.run(start, uniforms, sums):
-                met = [(self._place[name], list(seen.values())) for name, seen in part.found.seen.items()]
-                part.found.seen.clear()
-                for number, (index, seen) in enumerate(sorted(met, key=lambda entry: entry[0])):
-                    share = part.begin + (part.end - part.begin) * number / len(met)
-                    done = (start + (stop - start) * share) / sequences
-                    message = self._slots[index].unit.name if going.blockwise else ""
-                    self._progress(done, message)
-                    self._signal[index] += part.found.energy[self._slots[index].unit.name]
-                    if sums is not None:
-                        sums.add(self._slots[index].unit.name, [(entry.product, entry.direct) for entry in seen])
-                    found = self._slopes(index, seen, (stop - start) * length, len(uniforms))
+                names = sorted(part.found.seen, key=self._place.__getitem__)
+                for number, name in enumerate(names):
+                    share = part.begin + (part.end - part.begin) * number / len(names)
+                    self._progress((start + (stop - start) * share) / sequences, name if going.blockwise else "")
+                    index = self._place[name]
+                    self._signal[index] += part.found.energy[name]
+                    with part.found.taken(name) as seen:
+                        if sums is not None:
+                            sums.add(name, [(entry.product, entry.direct) for entry in seen])
+                        found = self._slopes(index, seen, (stop - start) * length, len(uniforms))
                     slopes[index] = slopes[index] + found if index in slopes else found
                     if uniforms:
                         per_token = slopes[index].square().mean(dim=1).view(-1, stop - start, length)

@@ -90,7 +90,7 @@ def keep_state(
             tensors[f"{name}|{place}|left"] = pack(term.left)
             if term.right is not None:
                 tensors[f"{name}|{place}|right"] = pack(term.right)
-        factored = [cost(errors.of(slot, form), terms, inputs).score for form in errors.formats]
+        factored = [cost(errors.of(slot, form).float(), terms, inputs).score for form in errors.formats]
         units[name] = UnitState(
             unit,
             source,

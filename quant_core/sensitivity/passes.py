@@ -10,9 +10,8 @@ inputs and gradients. Chen et al. 2016 ("Training deep nets with sublinear memor
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,8 +92,29 @@ class Collector:
             if self._sums is not None:
                 self._sums.pull(product, gradient, self._sequences)
 
+    @contextmanager
+    def taken(self, name: str) -> Iterator[list[Seen]]:
+        """What was seen of a unit, given up after the block."""
+        seen = list(self.seen.pop(name).values())
+        try:
+            yield seen
+        finally:
+            _let_go(entry.product for entry in seen)
+
+    def close(self) -> None:
+        """Give up all that is left."""
+        for unit in self.seen.values():
+            _let_go(unit)
+        self.seen.clear()
+
     def _found(self, product: Product) -> Seen | None:
         return self.seen.get(product.slot.unit.name, {}).get(product)
+
+
+def _let_go(products: Iterable[Product]) -> None:
+    """Forget the pass's graph: the graph's hooks hold the products, so that neither would go by itself."""
+    for product in products:
+        product.behind = product.pull = None
 
 
 def energy(values: Tensor) -> float:
@@ -185,7 +205,9 @@ class Pass:
         drawn = [numbers[rows] for numbers in uniforms]
         look = looking(self._context)
         if self._blocks is None:
-            yield self._whole(ids, drawn, Collector(self._wanted, sums, look))
+            with closing(Collector(self._wanted, sums, look)) as found:
+                self._whole(ids, drawn, found)
+                yield Part(found, 0.0, 1.0)
         else:
             with tempfile.TemporaryDirectory(dir=self._context.folder()) as folder:
                 yield from self._steps(self._blocks, ids, drawn, sums, look, Path(folder))
@@ -193,13 +215,12 @@ class Pass:
     def _ids(self, ids: Tensor) -> Tensor:
         return ids.to(self._loaded.device)
 
-    def _whole(self, ids: Tensor, drawn: Sequence[Tensor], found: Collector) -> Part:
+    def _whole(self, ids: Tensor, drawn: Sequence[Tensor], found: Collector) -> None:
         model: Any = self._loaded.model
         found.batch(0, len(ids))
         with torch.set_grad_enabled(bool(drawn)), capture(self._loaded.graph, found, model):
             logits = model(ids, use_cache=False).logits
             _back(logits, [label_gradient(logits.detach(), numbers) for numbers in drawn])
-        return Part(found, 0.0, 1.0)
 
     def _steps(
         self,
@@ -233,22 +254,24 @@ class Pass:
                 inputs.append(hidden)
         states = inputs.pop()
         gradients = [torch.empty_like(states) for _ in drawn]
-        found = Collector(self._wanted, sums, look)
-        for chunk in _slices(len(ids), batch_rows(self._loaded, self._length, 1)):
-            self._leave(blocks, ids, chunk, states, drawn, gradients, found)
-        yield Part(found, clock.share(count), clock.share(count))
+        with closing(Collector(self._wanted, sums, look)) as found:
+            for chunk in _slices(len(ids), batch_rows(self._loaded, self._length, 1)):
+                self._leave(blocks, ids, chunk, states, drawn, gradients, found)
+            yield Part(found, clock.share(count), clock.share(count))
         for index in reversed(range(count)):
-            with self._held(blocks.modules[index]):
-                found = Collector(self._wanted, sums, look)
-                states = inputs.pop()
+            states = inputs.pop()
+            with (
+                self._held(blocks.modules[index]),
+                closing(Collector(self._wanted, sums, look)) as found,
+            ):
                 for chunk, called in zip(chunks, calls, strict=True):
                     self._step(blocks, index, chunk, states, called[index], gradients, found)
                 done = count + (count - 1 - index) * clock.back
-                yield Part(found, clock.share(done + 1 + self._labels), clock.share(done + clock.back))
-        found = Collector(self._wanted, sums, look)
-        for chunk in chunks:
-            self._enter(blocks, ids, chunk, gradients, found)
-        yield Part(found, 1.0, 1.0)
+                yield Part(found, clock.share(done + 1 + 2 * self._labels), clock.share(done + clock.back))
+        with closing(Collector(self._wanted, sums, look)) as found:
+            for chunk in chunks:
+                self._enter(blocks, ids, chunk, gradients, found)
+            yield Part(found, 1.0, 1.0)
 
     def _held(self, block: nn.Module) -> Any:
         """The block's weights in memory, as long as they are needed."""
