@@ -142,11 +142,11 @@ def score_layers(
             seen = list(found.seen.pop(slot.unit.name, {}).values())
             if sums is not None:
                 sums.add(slot.unit.name, [(entry.product, entry.direct) for entry in seen])
-            for column, form in enumerate(formats):
-                slopes, energy = _project(errors.of(slot, form), seen, ids.numel())
-                noise[index, column] += energy
-                per_token = slopes.square().mean(0).reshape(ids.shape)
-                fisher[index, column, start : start + step] = per_token.mean(1) / 2
+            slopes, energy = _project([errors.of(slot, form) for form in formats], seen, ids.numel())
+            noise[index] += energy.cpu()
+            if gradients:
+                squares = slopes.square().mean(dim=0).unflatten(-1, ids.shape)
+                fisher[index, :, start : start + step] = squares.mean(dim=-1).cpu() / 2
         read = start + len(ids)
         ratio = noise / signal.clamp(min=1e-30)[:, None]
         mean = tuple((signal / (read * length)).tolist())
@@ -174,24 +174,34 @@ def _run(
     return found
 
 
-def _project(error: Tensor, seen: list[_Seen], tokens: int) -> tuple[Tensor, float]:
-    """Sum over a unit's products of g . (dW x), shape (labels, tokens), and of |dW x|^2 over all tokens."""
-    slopes = torch.zeros(LABELS, tokens)
-    energy = 0.0
+def _project(errors: Sequence[Tensor], seen: Sequence[_Seen], tokens: int) -> tuple[Tensor, Tensor]:
+    """What rounding errors of a unit, (rows, columns) each, do over one batch.
+
+    Returns:
+        The sum over the unit's products of g . (dW x), (labels, errors, tokens), and of |dW x|^2 over all tokens,
+        (errors,), both float32.
+    """
+    labels = max((len(entry.direct) for entry in seen), default=0)
+    device = errors[0].device
+    slopes = torch.zeros(labels, len(errors), tokens, device=device)
+    energy = torch.zeros(len(errors), device=device)
     for entry in seen:
-        product = entry.product
-        lookup = product.lookup
-        moved = error[product.inputs] if lookup else product.inputs @ error.T.to(product.inputs.dtype)
-        energy += _energy(moved)
-        if product.mixed is None or not bool(product.mixed.all()):
-            direct = moved if product.mixed is None else moved * ~product.mixed
-            for label, gradient in enumerate(entry.direct):
-                slope = (direct * gradient).sum(-1, dtype=torch.float32)
-                slopes[label].index_add_(0, product.token.cpu(), slope.cpu())
-        if product.behind is not None and entry.mixed:
-            behind = product.behind(moved)
-            for label, gradient in enumerate(entry.mixed):
-                slopes[label] += (behind * gradient).sum(-1, dtype=torch.float32).cpu()
+        product, behind = entry.product, []
+        direct = product.mixed is None or not bool(product.mixed.all())
+        for column, error in enumerate(errors):
+            moved = (
+                error[product.inputs] if product.lookup else product.inputs @ error.T.to(product.inputs.dtype)
+            )
+            energy[column] += torch.linalg.vector_norm(moved, dtype=torch.float32).square()
+            if direct:
+                plain = moved if product.mixed is None else moved * ~product.mixed
+                for label, gradient in enumerate(entry.direct):
+                    slope = (plain * gradient).sum(-1, dtype=torch.float32)
+                    slopes[label, column].index_add_(0, product.token, slope)
+            if entry.mixed:
+                behind.append(moved)
+        if product.slopes is not None and behind:
+            slopes += product.slopes(behind, entry.mixed)
     return slopes, energy
 
 
