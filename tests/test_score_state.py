@@ -148,13 +148,13 @@ def test_pulling_back_is_the_transpose_of_pushing_forward(tiny: LoadedModel) -> 
     assert mixed
     for name, behind in mixed.items():
         product = products[name]
-        assert product.behind is not None
+        assert product.slopes is not None
         assert product.pull is not None
         assert product.mixed is not None
         dice = torch.Generator().manual_seed(5)
         error = torch.randn(len(product.inputs), product.slot.unit.rows, generator=dice) * product.mixed
         vector = torch.randn(behind.shape, generator=dice)
-        there, back = (product.behind(error) * vector).sum(), (error * product.pull(vector)).sum()
+        there, back = product.slopes([error], [vector]).sum(), (error * product.pull(vector)).sum()
         torch.testing.assert_close(there, back, rtol=1e-3, atol=1e-4)
 
 
@@ -168,10 +168,10 @@ def test_signed_pull_backs_have_the_mean_of_the_squared_slopes(llama: LoadedMode
     for role in ("k_proj", "v_proj"):
         name = f"model.layers.1.self_attn.{role}.weight"
         product, gradient = products[name], mixed[name]
-        assert product.behind is not None
+        assert product.slopes is not None
         assert product.pull is not None
         error = torch.randn(product.slot.matrix().shape, generator=torch.Generator().manual_seed(6))
-        slopes = (product.behind(product.inputs @ error.T) * gradient).sum(dim=-1)
+        slopes = product.slopes([product.inputs @ error.T], [gradient])
         squares = []
         for pattern in range(8):
             signs = torch.tensor([1.0 if pattern >> place & 1 else -1.0 for place in range(3)]).repeat(2)

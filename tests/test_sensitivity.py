@@ -160,15 +160,19 @@ def test_errors_behind_the_attention_equal_finite_differences(tiny: LoadedModel)
     assert len(found) == (2 if fused else 4)
     for name, product in found.items():
         if graph.slots[name].unit.block == 1:
-            assert product.behind is not None
+            assert product.slopes is not None
             assert product.mixed is not None
-            error = torch.randn(
-                product.slot.matrix().shape, generator=torch.Generator().manual_seed(3)
-            ).double()
+            dice = torch.Generator().manual_seed(3)
+            error = torch.randn(product.slot.matrix().shape, generator=dice).double()
             error[~product.mixed] = 0
             expected = _difference(graph, model, ids, name, error)
+            gradients = torch.randn(3, *expected.shape, generator=dice).double()
+            moved = product.inputs @ error.T
             torch.testing.assert_close(
-                product.behind(product.inputs @ error.T), expected, rtol=1e-4, atol=1e-6
+                product.slopes([moved, -2 * moved], list(gradients)).double(),
+                torch.tensor([1.0, -2.0])[:, None] * (gradients * expected).sum(dim=-1)[:, None],
+                rtol=1e-4,
+                atol=1e-5,
             )
 
 

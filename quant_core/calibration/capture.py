@@ -5,12 +5,12 @@ Inside ``capture`` each unit's product y = W x is shown to a visitor as it is co
 visitor gets the gradient at y on every backward pass. All hooks are gone when the block is left.
 
 Projections that make an attention's keys and values are a case of their own: their gradient is taken behind the
-attention (``attention`` says why), and ``Product.behind`` carries errors of theirs to that place.
+attention (``attention`` says why), and ``Product.slopes`` says what errors of theirs do along it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,10 +29,11 @@ from quant_core.models.layers import Site, Slot, experts_forward
 class Product:
     """One application of a unit: ``inputs`` is (n, columns) floats, or (n,) token ids for a lookup.
 
-    Where some of the weight's rows make an attention's keys or values, ``mixed`` (rows,) says which, and ``behind``
-    turns errors of the outputs, (n, rows), into errors of the attention's output, (n, features). ``pull`` is its
-    transpose, from the attention's output to this one's; it needs the pass's graph, and may be called as long as
-    that is there: in ``backward_mixed``.
+    Where some of the weight's rows make an attention's keys or values, ``mixed`` (rows,) says which, and ``slopes``
+    takes errors of the outputs, (n, rows) each, and gradients at the attention's output, (n, features) each, to the
+    products of the latter with what the former do there, (gradients, errors, n). ``pull`` goes from vectors at the
+    attention's output to this one's; it needs the pass's graph, and may be called as long as that is there: in
+    ``backward_mixed``.
     """
 
     slot: Slot
@@ -41,7 +42,7 @@ class Product:
     """Index of the flattened batch position each row belongs to, (n,)."""
     lookup: bool = False
     mixed: Tensor | None = None
-    behind: Callable[[Tensor], Tensor] | None = None
+    slopes: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor] | None = None
     pull: Callable[[Tensor], Tensor] | None = None
 
 
@@ -144,7 +145,7 @@ def _watched_attention(name: str, visitor: Visitor, recent: Recent) -> Iterator[
         if output.requires_grad:
             again = partial(attend, module, attention_mask=mask, **options)
             scale = options.get("scaling") or query.shape[-1] ** -0.5
-            mixing = Mixing(again, query.detach(), key, value, scale)
+            mixing = Mixing(again, query.detach(), key, value, output.detach(), scale)
             for feeding in module.children():
                 if feeding in recent:
                     _follow(mixing, *recent[feeding], output, passed, visitor)
@@ -172,6 +173,6 @@ def _follow(
         return back.flatten(0, -2) * rows
 
     product.mixed = rows
-    product.behind = lambda errors: mixing.behind(errors, to_key, to_value)
+    product.slopes = partial(mixing.slopes, to_key=to_key, to_value=to_value)
     product.pull = pull
     passed.register_hook(lambda gradient: visitor.backward_mixed(product, gradient.flatten(2).flatten(0, 1)))

@@ -34,10 +34,16 @@ _OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {
 """Inductor divides approximately and keeps more bits than a cast leaves, unless it is told not to."""
 
 
-def fake_quantize(form: Format, matrix: Tensor) -> Tensor:
+def fake_quantize(form: Format, matrix: Tensor, check: bool = True) -> Tensor:
     """The matrix (rows, columns) after rounding to the nearest values of ``form``, in the dtype it came in.
 
     On a GPU in one pass where the format and the matrix allow it, else step by step.
+
+    Args:
+        form: The format.
+        matrix: The values.
+        check: Whether to wait for the GPU to say that all went well. Otherwise what cannot be rounded may come out as
+            values that are not finite.
 
     Raises:
         FormatError: A value is not finite, or beyond what the format's scale can hold.
@@ -49,7 +55,9 @@ def fake_quantize(form: Format, matrix: Tensor) -> Tensor:
             log.info("no fused kernel for %s", form.name, exc_info=True)
             _broken.add(form.name)
             return base.fake_quantize(form, matrix)
-        if bool(torch.isfinite(scales.float()).all()):  # a value that is not finite leaves no finite scale
+        if not check or bool(
+            torch.isfinite(scales.float()).all()
+        ):  # a value that is not finite leaves no finite scale
             return values
     return base.fake_quantize(form, matrix)
 

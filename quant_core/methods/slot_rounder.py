@@ -45,11 +45,14 @@ class SlotRounder(ABC):
     def inputs(self, slot: Slot, gradients: bool = False) -> Inputs:
         """What entered a unit over the calibration text, with the diagonal of its Fisher information if asked."""
 
-    def matrix(self, slot: Slot, name: str) -> Tensor:
-        """A unit's matrix (rows, columns) after rounding to the format of full ``name``; errors name the unit."""
+    def matrix(self, slot: Slot, name: str, check: bool = True) -> Tensor:
+        """A unit's matrix (rows, columns) after rounding to the format of full ``name``; errors name the unit.
+
+        Without ``check``, what cannot be rounded may come out as values that are not finite.
+        """
         form = find(name)
         if not form.spec.method and self._trained is None:
-            return _named(slot.unit, lambda: fake_quantize(form, slot.matrix()))
+            return _named(slot.unit, lambda: fake_quantize(form, slot.matrix(), check))
         return self.quantize(slot, form).matrix
 
     def quantize(self, slot: Slot, form: Format) -> Quantized:

@@ -59,12 +59,16 @@ class Blocks:
             return False
         with ExitStack() as stack, torch.no_grad():
             look = partial(setattr, self, "_wrapped")
-            hook = self.modules[0].register_forward_hook(lambda module, args, out: look(isinstance(out, tuple)))
+            hook = self.modules[0].register_forward_hook(
+                lambda module, args, out: look(isinstance(out, tuple))
+            )
             stack.callback(hook.remove)
             whole: Tensor = self._model(ids, use_cache=False).logits
         with ExitStack() as stack, torch.enable_grad():
             embedding = self._model.get_input_embeddings()
-            hook = embedding.register_forward_hook(lambda module, args, out: out.detach().requires_grad_(True))
+            hook = embedding.register_forward_hook(
+                lambda module, args, out: out.detach().requires_grad_(True)
+            )
             stack.callback(hook.remove)
             _, calls = self.enter(ids)
         beside = (tensor for call in calls for tensor in _tensors((call.rest, call.options)))

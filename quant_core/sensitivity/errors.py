@@ -41,7 +41,7 @@ class RoundingErrors:
         key = (slot.unit.name, form.name)
         if key in self._kept:
             return self._kept[key]
-        weight, rounded = slot.matrix(), self._rounder.matrix(slot, form.name)
+        weight, rounded = slot.matrix(), self._rounder.matrix(slot, form.name, check=not self._once)
         error = rounded - weight if self._once else rounded.float() - weight.float()
         self._squares[key] = torch.linalg.vector_norm(error, dtype=torch.float32).square()
         size = error.numel() * error.element_size()
@@ -54,6 +54,14 @@ class RoundingErrors:
         if self._room < 0:
             self._room = int(free_memory(device) * _SHARE)
         return self._room
+
+    def check(self, slots: Sequence[Slot]) -> None:
+        """Raise ``FormatError`` if an error that was made once came out not finite."""
+        for slot in slots:
+            for form in self.formats:
+                square = self._squares.get((slot.unit.name, form.name))
+                if self._once and square is not None and not bool(torch.isfinite(square)):
+                    self._rounder.matrix(slot, form.name)
 
     def forget(self) -> None:
         """Give up what is kept."""

@@ -105,7 +105,10 @@ class Moment:
     def add(self, rows: Tensor) -> None:
         """Count ``rows`` (n, width)."""
         if self._sum is not None:
-            self._sum.addmm_(rows.T.float(), rows.float())
+            if _wide(rows):
+                self._sum += _product(rows.T, rows)
+            else:
+                self._sum.addmm_(rows.T.float(), rows.float())
         else:
             self._kept.append(rows[-self.count % self._stride :: self._stride].float())
         self.count += len(rows)
@@ -140,6 +143,20 @@ def behind_rows(pulled: Tensor, inputs: Tensor, sequences: int) -> Tensor:
         inputs: X, what entered the projection, (n, columns).
         sequences: How many sequences of one length the n tokens are.
     """
-    left = pulled.float().unflatten(0, (sequences, -1)).transpose(1, 2)
-    rows: Tensor = left @ inputs.float().unflatten(0, (sequences, -1))
-    return rows
+    left = pulled.to(inputs.dtype).unflatten(0, (sequences, -1)).transpose(1, 2)
+    return _product(left, inputs.unflatten(0, (sequences, -1))).to(
+        inputs.dtype if _wide(inputs) else torch.float32
+    )
+
+
+def _wide(values: Tensor) -> bool:
+    """Whether a GPU multiplies the values as they are and sums up in float32."""
+    return values.is_cuda and values.dtype == torch.bfloat16
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """A matrix product in float32, batched or not."""
+    if _wide(left) and _wide(right):
+        multiply = torch.mm if left.dim() == 2 else torch.bmm
+        return multiply(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()

@@ -32,7 +32,7 @@ from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
 from quant_core.models.memory import out_of_memory
 from quant_core.sensitivity.errors import RoundingErrors
-from quant_core.sensitivity.passes import Pass, Seen, energy
+from quant_core.sensitivity.passes import Pass, Seen
 from quant_core.sensitivity.sums import StateSums
 
 LABELS = 2
@@ -121,9 +121,11 @@ class _Scoring:
         self._context, self._tokens, self._slots, self._errors = context, tokens, slots, errors
         self._report = report
         self._place = {slot.unit.name: index for index, slot in enumerate(slots)}
-        self._fisher = torch.zeros(len(slots), len(errors.formats), len(tokens.ids))
-        self._noise = torch.zeros(len(slots), len(errors.formats), dtype=torch.float64)
-        self._signal = torch.zeros(len(slots), dtype=torch.float64)
+        device = slots[0].parameter.device  # nothing is waited for until the scores are asked for
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        self._fisher = torch.zeros(len(slots), len(errors.formats), len(tokens.ids), device=device)
+        self._noise = torch.zeros(len(slots), len(errors.formats), dtype=wide, device=device)
+        self._signal = torch.zeros(len(slots), dtype=wide, device=device)
 
     def score(self, going: Pass, uniforms: Sequence[Tensor], sums: StateSums | None) -> LayerScores:
         """Read the whole text."""
@@ -135,60 +137,67 @@ class _Scoring:
                 names = sorted(part.found.seen, key=self._place.__getitem__)
                 for number, name in enumerate(names):
                     share = part.begin + (part.end - part.begin) * number / len(names)
-                    self._progress((start + (stop - start) * share) / sequences, name if going.blockwise else "")
+                    self._progress(
+                        (start + (stop - start) * share) / sequences, name if going.blockwise else ""
+                    )
                     index = self._place[name]
                     self._signal[index] += part.found.energy[name]
                     with part.found.taken(name) as seen:
                         if sums is not None:
                             sums.add(name, [(entry.product, entry.direct) for entry in seen])
-                        found = self._slopes(index, seen, (stop - start) * length, len(uniforms))
+                        errors = [self._errors.of(self._slots[index], form) for form in self._errors.formats]
+                        found, moved = _project(errors, seen, (stop - start) * length)
+                    self._noise[index] += moved
                     slopes[index] = slopes[index] + found if index in slopes else found
                     if uniforms:
-                        per_token = slopes[index].square().mean(dim=1).view(-1, stop - start, length)
-                        self._fisher[index, :, start:stop] = per_token.mean(dim=-1) / 2
+                        squares = slopes[index].square().mean(dim=0).view(-1, stop - start, length)
+                        self._fisher[index, :, start:stop] = squares.mean(dim=-1) / 2
             if self._report is not None:
                 self._report(self._scores(stop, bool(uniforms)), stop)
+        self._errors.check(self._slots)
         return self._scores(sequences, bool(uniforms))
-
-    def _slopes(self, index: int, seen: Sequence[Seen], tokens: int, labels: int) -> Tensor:
-        """g . (dW x) at every token in every format, (formats, labels, tokens)."""
-        slot = self._slots[index]
-        found = []
-        for column, form in enumerate(self._errors.formats):
-            slopes, moved = _project(self._errors.of(slot, form), seen, labels, tokens)
-            self._noise[index, column] += moved
-            found.append(slopes)
-        return torch.stack(found)
 
     def _scores(self, sequences: int, gradients: bool) -> LayerScores:
         """What is known from the first so many sequences."""
-        ratio = self._noise / self._signal.clamp(min=1e-30)[:, None]
-        mean = tuple((self._signal / (sequences * self._tokens.ids.shape[1])).tolist())
-        return LayerScores(ratio, self._fisher[..., :sequences] if gradients else None, mean)
+        signal = self._signal.cpu()
+        ratio = self._noise.cpu() / signal.clamp(min=1e-30)[:, None]
+        mean = tuple((signal / (sequences * self._tokens.ids.shape[1])).tolist())
+        return LayerScores(ratio, self._fisher[..., :sequences].cpu() if gradients else None, mean)
 
     def _progress(self, done: float, unit: str) -> None:
         tokens = self._tokens.count
         self._context.progress(done, unit or f"{int(done * tokens):,} of {tokens:,} calibration tokens")
-def _project(error: Tensor, seen: Sequence[Seen], labels: int, tokens: int) -> tuple[Tensor, float]:
-    """Sum over a unit's products of g . (dW x), shape (labels, tokens), and of |dW x|^2 over all tokens."""
-    slopes = torch.zeros(labels, tokens)
-    moved_energy = 0.0
+
+
+def _project(errors: Sequence[Tensor], seen: Sequence[Seen], tokens: int) -> tuple[Tensor, Tensor]:
+    """What rounding errors of a unit, (rows, columns) each, do over one batch.
+
+    Returns:
+        The sum over the unit's products of g . (dW x), (labels, errors, tokens), and of |dW x|^2 over all tokens,
+        (errors,), both float32.
+    """
+    labels = max((len(entry.direct) for entry in seen), default=0)
+    device = errors[0].device
+    slopes = torch.zeros(labels, len(errors), tokens, device=device)
+    energy = torch.zeros(len(errors), device=device)
     for entry in seen:
-        product = entry.product
-        where = product.token.cpu()
-        moved = error[product.inputs] if product.lookup else product.inputs @ error.T.to(product.inputs.dtype)
-        moved_energy += energy(moved)
-        if product.mixed is None or not bool(product.mixed.all()):
-            direct = moved if product.mixed is None else moved * ~product.mixed
-            for label, gradient in enumerate(entry.direct):
-                slope = (direct * gradient).sum(-1, dtype=torch.float32)
-                slopes[label].index_add_(0, where, slope.cpu())
-        if product.behind is not None and entry.mixed:
-            behind = product.behind(moved)
-            for label, gradient in enumerate(entry.mixed):
-                slope = (behind * gradient).sum(-1, dtype=torch.float32)
-                slopes[label].index_add_(0, where, slope.cpu())
-    return slopes, moved_energy
+        product, behind = entry.product, []
+        direct = product.mixed is None or not bool(product.mixed.all())
+        for column, error in enumerate(errors):
+            moved = (
+                error[product.inputs] if product.lookup else product.inputs @ error.T.to(product.inputs.dtype)
+            )
+            energy[column] += torch.linalg.vector_norm(moved, dtype=torch.float32).square()
+            if direct:
+                plain = moved if product.mixed is None else moved * ~product.mixed
+                for label, gradient in enumerate(entry.direct):
+                    slope = (plain * gradient).sum(-1, dtype=torch.float32)
+                    slopes[label, column].index_add_(0, product.token, slope)
+            if entry.mixed:
+                behind.append(moved)
+        if product.slopes is not None and behind:
+            slopes.index_add_(2, product.token, product.slopes(behind, entry.mixed))
+    return slopes, energy
 
 
 def bootstrap_error(per_sequence: Tensor, seed: int) -> Tensor:

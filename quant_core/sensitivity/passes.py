@@ -55,7 +55,7 @@ class Collector:
 
     def __init__(self, wanted: Collection[str], sums: StateSums | None, look: Callable[[], None]) -> None:
         self.seen: dict[str, dict[Product, Seen]] = {}
-        self.energy: dict[str, float] = {}
+        self.energy: dict[str, Tensor] = {}
         """Sum of |W x|^2 by unit."""
         self.open = True
         """Whether what is computed counts."""
@@ -74,7 +74,8 @@ class Collector:
         name = product.slot.unit.name
         if self.open and name in self._wanted:
             product.token = product.token + self._first
-            self.energy[name] = self.energy.get(name, 0.0) + energy(outputs)
+            squares = torch.linalg.vector_norm(outputs, dtype=torch.float32).square()
+            self.energy[name] = self.energy[name] + squares if name in self.energy else squares
             self.seen.setdefault(name, {})[product] = Seen(product)
             if self._sums is not None:
                 self._sums.enter(product)
@@ -114,12 +115,7 @@ class Collector:
 def _let_go(products: Iterable[Product]) -> None:
     """Forget the pass's graph: the graph's hooks hold the products, so that neither would go by itself."""
     for product in products:
-        product.behind = product.pull = None
-
-
-def energy(values: Tensor) -> float:
-    """The sum of squares."""
-    return float(torch.linalg.vector_norm(values, dtype=torch.float32)) ** 2
+        product.slopes = product.pull = None
 
 
 class Part(NamedTuple):
