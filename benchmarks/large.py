@@ -27,7 +27,7 @@ from quant_core.models.graph import build_graph
 from quant_core.models.loading import LoadedModel
 from quant_core.schema import ModelInfo, ModelRef
 from quant_core.sensitivity.errors import RoundingErrors
-from quant_core.sensitivity.fisher import LABELS, score_layers
+from quant_core.sensitivity.fisher import score_layers
 from quant_core.sensitivity.measured import Sweep
 from quant_core.sensitivity.sums import StateSums
 
@@ -90,7 +90,6 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--sequence", type=int, default=512)
     parser.add_argument("--formats", default=FORMATS)
-    parser.add_argument("--labels", type=int, default=LABELS)
     parser.add_argument("--points", type=int, default=3, help="units that the naive sweep is timed on")
     parser.add_argument("--profile", action="store_true", help="say where the time of one map goes")
     options = parser.parse_args()
@@ -108,7 +107,7 @@ def main() -> None:
 
     def one(state: bool) -> float:
         errors = RoundingErrors(formats, Rounder(context, loaded, tokens), once=True)
-        sums = StateSums(slots, tokens.count, options.labels, 0) if state else None
+        sums = StateSums(slots, tokens.count, 0) if state else None
         _wait(options.device)
         begun = time.perf_counter()
         score_layers(context, loaded, tokens, slots, errors, seed=0, sums=sums, blockwise=True)

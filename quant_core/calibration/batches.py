@@ -9,6 +9,8 @@ from quant_core.models.loading import LoadedModel
 
 _LOGITS = 16_000_000
 """Logits a batch may hold (64 MB in float32), unless one sequence alone has more."""
+_GPU = 16
+"""How many times as many on a GPU, which is faster with more at a time."""
 _ACTIVATIONS = 100_000_000
 """Inputs and gradients a batch may hold (400 MB in float32), unless one sequence alone has more."""
 MOST_LABELS = 8
@@ -17,7 +19,8 @@ MOST_LABELS = 8
 
 def batch_rows(loaded: LoadedModel, length: int, values: int) -> int:
     """How many sequences of ``length`` fit a batch when a token takes ``values`` captured values."""
-    tokens = min(_LOGITS // loaded.info.vocabulary, _ACTIVATIONS // max(1, values))
+    logits = _LOGITS * (_GPU if loaded.device.type == "cuda" else 1)
+    tokens = min(logits // loaded.info.vocabulary, _ACTIVATIONS // max(1, values))
     return max(1, tokens // length)
 
 

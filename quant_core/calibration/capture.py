@@ -30,9 +30,9 @@ class Product:
     """One application of a unit: ``inputs`` is (n, columns) floats, or (n,) token ids for a lookup.
 
     Where some of the weight's rows make an attention's keys or values, ``mixed`` (rows,) says which, and ``slopes``
-    takes errors of the outputs, (n, rows) each, and gradients at the attention's output, (n, features) each, to the
-    products of the latter with what the former do there, (gradients, errors, n). ``pull`` goes from vectors at the
-    attention's output to this one's; it needs the pass's graph, and may be called as long as that is there: in
+    takes errors of the outputs, (n, rows) each, and a gradient at the attention's output, (n, features), to the
+    products of the latter with what the former do there, (errors, n). ``pull`` goes from vectors at the attention's
+    output to this one's; it needs the pass's graph, and may be called as long as that is there: in
     ``backward_mixed``.
     """
 
@@ -42,7 +42,9 @@ class Product:
     """Index of the flattened batch position each row belongs to, (n,)."""
     lookup: bool = False
     mixed: Tensor | None = None
-    slopes: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor] | None = None
+    plain: bool = True
+    """Whether some rows make neither."""
+    slopes: Callable[[Sequence[Tensor], Tensor], Tensor] | None = None
     pull: Callable[[Tensor], Tensor] | None = None
 
 
@@ -173,6 +175,7 @@ def _follow(
         return back.flatten(0, -2) * rows
 
     product.mixed = rows
+    product.plain = not bool(rows.all())
     product.slopes = partial(mixing.slopes, to_key=to_key, to_value=to_value)
     product.pull = pull
     passed.register_hook(lambda gradient: visitor.backward_mixed(product, gradient.flatten(2).flatten(0, 1)))

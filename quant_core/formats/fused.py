@@ -19,7 +19,7 @@ from quant_core.formats.base import Format, find
 
 log = logging.getLogger(__name__)
 
-SMALLEST = 2**24
+SMALLEST = 2**22
 """Values below which building a kernel, a few seconds a format, takes longer than it saves."""
 
 _broken: set[str] = set()

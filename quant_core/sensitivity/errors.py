@@ -57,11 +57,17 @@ class RoundingErrors:
 
     def check(self, slots: Sequence[Slot]) -> None:
         """Raise ``FormatError`` if an error that was made once came out not finite."""
-        for slot in slots:
-            for form in self.formats:
-                square = self._squares.get((slot.unit.name, form.name))
-                if self._once and square is not None and not bool(torch.isfinite(square)):
-                    self._rounder.matrix(slot, form.name)
+        made = [
+            (slot, form)
+            for slot in slots
+            for form in self.formats
+            if (slot.unit.name, form.name) in self._squares
+        ]
+        if self._once and made:
+            squares = torch.stack([self._squares[slot.unit.name, form.name] for slot, form in made])
+            for place in (~torch.isfinite(squares)).nonzero().flatten().tolist():
+                slot, form = made[place]
+                self._rounder.matrix(slot, form.name)
 
     def forget(self) -> None:
         """Give up what is kept."""

@@ -10,8 +10,9 @@ log-probability of those labels to the activations, and at each unit, with input
 The square is taken a token at a time, which drops the products between tokens and with them most of the noise. That is
 right where an error acts on its own position. It is not for an attention's keys and values, whose errors at many tokens
 act together: there the score is taken behind the attention (``quant_core.calibration.attention``). Where one
-weight is applied twice (a tied embedding), both products are added before squaring. Several labels are drawn from one
-forward pass and averaged. The means are kept by sequence; a bootstrap over sequences gives standard errors.
+weight is applied twice (a tied embedding), both products are added before squaring. The means are kept by sequence; a
+bootstrap over sequences gives standard errors. Where these are larger than asked, the text is read again with fresh
+labels, whose squares join the mean.
 Amari 1998 ("Natural gradient works efficiently in learning"); Kunstner et al. 2019 (arXiv:1905.12558) on sampled
 labels against the empirical Fisher.
 """
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quant_core.calibration.batches import label_uniforms
+from quant_core.calibration.batches import MOST_LABELS, label_uniforms
 from quant_core.calibration.text import Tokens
 from quant_core.errors import ModelError
 from quant_core.jobs.context import Context
@@ -35,8 +36,6 @@ from quant_core.sensitivity.errors import RoundingErrors
 from quant_core.sensitivity.passes import Pass, Seen
 from quant_core.sensitivity.sums import StateSums
 
-LABELS = 2
-"""Labels drawn at each position; more mean less noise, and each costs one backward pass."""
 _RESAMPLES = 200
 
 
@@ -51,6 +50,8 @@ class LayerScores:
     fisher: Tensor | None
     signal: tuple[float, ...]
     """Mean |W x|^2 of each unit over all tokens."""
+    labels: int
+    """Labels drawn at each token."""
 
 
 def score_layers(
@@ -62,11 +63,12 @@ def score_layers(
     *,
     seed: int,
     gradients: bool = True,
+    precision: float = 0.0,
     report: Callable[[LayerScores, int], None] | None = None,
     sums: StateSums | None = None,
     blockwise: bool = False,
 ) -> LayerScores:
-    """Fisher score and output error of every unit in every format, in one pass over the tokens.
+    """Fisher score and output error of every unit in every format, in one pass over the tokens or a few.
 
     Where memory runs out, half as many sequences are taken at a time.
 
@@ -78,23 +80,28 @@ def score_layers(
         errors: Their rounding errors by format.
         seed: For the labels, drawn on the CPU so that devices agree.
         gradients: False skips the backward pass and the Fisher score.
+        precision: The tokens are read again with fresh labels while ``uncertainty`` is larger, up to ``MOST_LABELS``
+            times in all; 0 reads them once.
         report: Told after every batch what is known so far, and from how many sequences.
         sums: Where to add up what a score state is made of.
-        blockwise: Whether to hold one block of the model at a time; each weight is rounded once then.
+        blockwise: Whether to hold one block of the model at a time (``passes``).
 
     Raises:
         ModelError: One sequence alone is too large for the memory.
     """
-    labels = LABELS if gradients else 0
-    sequences, length = tokens.ids.shape
-    uniforms = [label_uniforms(sequences, length, seed, label) for label in range(labels)]
-    going = Pass(context, loaded, tokens, slots, labels, len(errors.formats), blockwise)
+    length = tokens.ids.shape[1]
+    going = Pass(context, loaded, tokens, slots, len(errors.formats), gradients, blockwise)
+    if loaded.mapped and not going.blockwise:
+        raise ModelError(
+            "This model is larger than the memory, and cannot be computed block by block.",
+            "Use a machine with more memory.",
+        )
     while True:
         scoring = _Scoring(context, tokens, slots, errors, report)
         if sums is not None:
             sums.reset()
         try:
-            return scoring.score(going, uniforms, sums)
+            return scoring.score(going, seed, precision, sums)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -108,7 +115,7 @@ def score_layers(
 
 
 class _Scoring:
-    """The scores of one reading of the text, as far as it has come."""
+    """The scores of one sweep, as far as it has come."""
 
     def __init__(
         self,
@@ -126,78 +133,107 @@ class _Scoring:
         self._fisher = torch.zeros(len(slots), len(errors.formats), len(tokens.ids), device=device)
         self._noise = torch.zeros(len(slots), len(errors.formats), dtype=wide, device=device)
         self._signal = torch.zeros(len(slots), dtype=wide, device=device)
+        self._labels = 0
 
-    def score(self, going: Pass, uniforms: Sequence[Tensor], sums: StateSums | None) -> LayerScores:
-        """Read the whole text."""
+    def score(self, going: Pass, seed: int, precision: float, sums: StateSums | None) -> LayerScores:
+        """Read the whole text, once or with fresh labels until the scores are known to ``precision``."""
         sequences, length = self._tokens.ids.shape
-        for start in range(0, sequences, going.rows):
-            stop = min(start + going.rows, sequences)
-            slopes: dict[int, Tensor] = {}
-            for part in going.run(start, uniforms, sums):
-                names = sorted(part.found.seen, key=self._place.__getitem__)
-                for number, name in enumerate(names):
-                    share = part.begin + (part.end - part.begin) * number / len(names)
-                    self._progress(
-                        (start + (stop - start) * share) / sequences, name if going.blockwise else ""
-                    )
-                    index = self._place[name]
-                    self._signal[index] += part.found.energy[name]
-                    with part.found.taken(name) as seen:
-                        if sums is not None:
-                            sums.add(name, [(entry.product, entry.direct) for entry in seen])
-                        errors = [self._errors.of(self._slots[index], form) for form in self._errors.formats]
-                        found, moved = _project(errors, seen, (stop - start) * length)
-                    self._noise[index] += moved
-                    slopes[index] = slopes[index] + found if index in slopes else found
-                    if uniforms:
-                        squares = slopes[index].square().mean(dim=0).view(-1, stop - start, length)
-                        self._fisher[index, :, start:stop] = squares.mean(dim=-1) / 2
-            if self._report is not None:
-                self._report(self._scores(stop, bool(uniforms)), stop)
+        most = MOST_LABELS if precision and going.gradients else 1
+        for label in range(most):
+            self._labels = label + 1
+            uniforms = label_uniforms(sequences, length, seed, label)
+            for start in range(0, sequences, going.rows):
+                self._read(going, label, most, start, uniforms, sums)
+                if self._report is not None:
+                    read = sequences if label else min(start + going.rows, sequences)
+                    self._report(self._scores(read, going.gradients), read)
+            if most == 1 or uncertainty(self._fisher.cpu(), seed) <= precision:
+                break
         self._errors.check(self._slots)
-        return self._scores(sequences, bool(uniforms))
+        return self._scores(sequences, going.gradients)
+
+    def _read(
+        self, going: Pass, label: int, most: int, start: int, uniforms: Tensor, sums: StateSums | None
+    ) -> None:
+        """Read some sequences, from number ``start`` on, with the label of a number below ``most``."""
+        sequences, length = self._tokens.ids.shape
+        count = min(going.rows, sequences - start)
+        slopes: dict[int, Tensor] = {}
+        again = f", label {label + 1}" if label else ""
+        for part in going.run(start, uniforms, sums, label):
+            names = sorted(part.found.seen, key=self._place.__getitem__)
+            for number, name in enumerate(names):
+                share = part.begin + (part.end - part.begin) * number / len(names)
+                done = (start + count * share) / sequences
+                read = f"{int(done * self._tokens.count):,} of {self._tokens.count:,} calibration tokens"
+                self._context.progress((label + done) / most, (name if going.blockwise else read) + again)
+                index = self._place[name]
+                with part.found.taken(name) as seen:
+                    if sums is not None:
+                        sums.add(name, [(entry.product, entry.direct) for entry in seen])
+                    errors = [self._errors.of(self._slots[index], form) for form in self._errors.formats]
+                    found, moved = _project(errors, seen, count * length)
+                if label == 0:
+                    self._signal[index] += part.found.energy[name]
+                    self._noise[index] += moved
+                if not going.gradients:
+                    continue
+                before = slopes.get(index)
+                slopes[index] = found if before is None else before + found
+                squares = slopes[index].square().view(-1, count, length).mean(dim=-1) / 2
+                if before is not None:  # a tied weight that was met before: its products count together
+                    squares -= before.square().view(-1, count, length).mean(dim=-1) / 2
+                mean = self._fisher[index, :, start : start + count]
+                if before is None:
+                    mean *= label / (label + 1)
+                mean += squares / (label + 1)
 
     def _scores(self, sequences: int, gradients: bool) -> LayerScores:
         """What is known from the first so many sequences."""
         signal = self._signal.cpu()
         ratio = self._noise.cpu() / signal.clamp(min=1e-30)[:, None]
         mean = tuple((signal / (sequences * self._tokens.ids.shape[1])).tolist())
-        return LayerScores(ratio, self._fisher[..., :sequences].cpu() if gradients else None, mean)
-
-    def _progress(self, done: float, unit: str) -> None:
-        tokens = self._tokens.count
-        self._context.progress(done, unit or f"{int(done * tokens):,} of {tokens:,} calibration tokens")
+        fisher = self._fisher[..., :sequences].cpu() if gradients else None
+        return LayerScores(ratio, fisher, mean, self._labels)
 
 
 def _project(errors: Sequence[Tensor], seen: Sequence[Seen], tokens: int) -> tuple[Tensor, Tensor]:
     """What rounding errors of a unit, (rows, columns) each, do over one batch.
 
     Returns:
-        The sum over the unit's products of g . (dW x), (labels, errors, tokens), and of |dW x|^2 over all tokens,
-        (errors,), both float32.
+        The sum over the unit's products of g . (dW x), (errors, tokens), and of |dW x|^2 over all tokens, (errors,),
+        both float32.
     """
-    labels = max((len(entry.direct) for entry in seen), default=0)
     device = errors[0].device
-    slopes = torch.zeros(labels, len(errors), tokens, device=device)
+    slopes = torch.zeros(len(errors), tokens, device=device)
     energy = torch.zeros(len(errors), device=device)
     for entry in seen:
         product, behind = entry.product, []
-        direct = product.mixed is None or not bool(product.mixed.all())
         for column, error in enumerate(errors):
             moved = (
                 error[product.inputs] if product.lookup else product.inputs @ error.T.to(product.inputs.dtype)
             )
             energy[column] += torch.linalg.vector_norm(moved, dtype=torch.float32).square()
-            if direct:
+            if product.plain and entry.direct is not None:
                 plain = moved if product.mixed is None else moved * ~product.mixed
-                for label, gradient in enumerate(entry.direct):
-                    slope = (plain * gradient).sum(-1, dtype=torch.float32)
-                    slopes[label, column].index_add_(0, product.token, slope)
-            if entry.mixed:
+                slope = (plain * entry.direct).sum(-1, dtype=torch.float32)
+                slopes[column].index_add_(0, product.token, slope)
+            if entry.mixed is not None:
                 behind.append(moved)
-        if product.slopes is not None and behind:
-            slopes.index_add_(2, product.token, product.slopes(behind, entry.mixed))
+        if product.slopes is not None and entry.mixed is not None:
+            slopes.index_add_(1, product.token, product.slopes(behind, entry.mixed))
     return slopes, energy
+
+
+def uncertainty(per_sequence: Tensor, seed: int) -> float:
+    """How well scores (units, formats, sequences) are known: their standard error over them, as a share.
+
+    The median over units, in the format where it is largest; 0 where there is nothing to tell.
+    """
+    if not per_sequence[..., 0].numel():
+        return 0.0
+    relative = bootstrap_error(per_sequence, seed) / per_sequence.mean(dim=-1).clamp(min=1e-30)
+    return float(relative.median(dim=0).values.max())
 
 
 def bootstrap_error(per_sequence: Tensor, seed: int) -> Tensor:
