@@ -22,7 +22,7 @@ from quant_core.models.graph import Graph, build_graph
 from quant_core.models.loading import LoadedModel
 from quant_core.models.patch import patched, swap
 from quant_core.schema import CALIBRATION, ScoresEvent, SensitivityRequest, TextSource, replace
-from quant_core.sensitivity import passes
+from quant_core.sensitivity import fisher, passes
 from quant_core.sensitivity import run as run_module
 from quant_core.sensitivity.errors import RoundingErrors
 from quant_core.sensitivity.fisher import bootstrap_error, score_layers, uncertainty

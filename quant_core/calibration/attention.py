@@ -100,7 +100,7 @@ class Mixing:
 
     @cached_property
     def _bands(self) -> list[tuple[slice, slice]]:
-        """Bands of positions, with the span of positions any of a band looks at; a GPU, which is not waited for, takes one."""
+        """Bands of positions, with the span any of a band looks at; one on a GPU, which is not waited for."""
         if self._query.is_cuda:
             return [(slice(None), slice(None))]
         bands = []
