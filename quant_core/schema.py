@@ -345,6 +345,8 @@ class SensitivityRequest:
     """Tokens a sequence."""
     score: ScoreName = "fisher"
     """``fisher`` also yields weight and output error; ``measured`` quantizes one unit at a time."""
+    precision: float = 0.0
+    """For ``fisher``: the relative standard error, as a share, at which no more labels are drawn; 0 draws one."""
     embeddings: bool = False
     seed: int = 0
     setup: Setup = Setup()
@@ -532,6 +534,10 @@ class ScoreTable:
     """What went otherwise than asked (an expert that saw no token), a sentence each."""
     transforms: tuple[str, ...] = ()
     """Rewrites that the model had gone through before it was scored."""
+    labels: int = 0
+    """Labels drawn at each token for ``fisher``: how often the text was read; 0 where it is not told."""
+    precision: float = 0.0
+    """The request's."""
     state: str = ""
     """Key of the score state that the pass left, from which further formats are scored; empty if it left none."""
     rescored: tuple[str, ...] = ()

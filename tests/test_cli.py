@@ -92,6 +92,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("sensitivity bundled --formats int4 --group 48", "48"),
         ("sensitivity bundled --formats original", "names no format"),
         ("sensitivity bundled --score best", "invalid choice"),
+        ("sensitivity bundled --precision 5", "above 0 and at most 1"),
         ("sensitivity bundled --dtype int4", "invalid choice"),
         ("recipe bundled", "--bits"),
         ("recipe bundled --bits 4 --milliseconds 9", "--milliseconds needs --hardware"),

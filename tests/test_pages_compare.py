@@ -135,11 +135,13 @@ def test_the_commands_are_ones_that_the_command_line_takes(
     recipe = workspace.make_recipe(info, table, solution, budget, pins)
     file = file_name(info, recipe) + ".json"
     st.cache_resource.clear()
+    table = replace(table, precision=0.05)
     where = replace(info, ref=replace(info.ref, source="my models/it's", revision="v1", dtype="float32"))
     for command in (
         recipe_command(where, table, recipe, file), evaluate_command(where, file), generate_command(where, file),
     ):  # fmt: skip
         arguments = parser().parse_args(shlex.split(command)[3:])
         assert arguments.model == "my models/it's"
+        assert getattr(arguments, "precision", 0.05) == 0.05
     assert json.loads(workspace.recipe_text(recipe, "json"))["average_bits"] == recipe.average_bits
     assert set(file) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-")

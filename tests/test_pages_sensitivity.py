@@ -38,6 +38,8 @@ def test_without_a_sweep_the_page_leads_to_one(home: Path) -> None:
     assert any(button.label == "Score the layers" for button in app.button)
     assert any("56 layers in 7 formats" in text.value for text in app.markdown)
     assert not app.get("plotly_chart")
+    app = page(stop="0.05")
+    assert any("again until scores are known to within 5 %" in text.value for text in app.markdown)
 
 
 def test_a_stored_sweep_is_shown_at_once(info: ModelInfo) -> None:

@@ -154,7 +154,7 @@ def test_pulling_back_is_the_transpose_of_pushing_forward(tiny: LoadedModel) -> 
         dice = torch.Generator().manual_seed(5)
         error = torch.randn(len(product.inputs), product.slot.unit.rows, generator=dice) * product.mixed
         vector = torch.randn(behind.shape, generator=dice)
-        there, back = product.slopes([error], [vector]).sum(), (error * product.pull(vector)).sum()
+        there, back = product.slopes([error], vector).sum(), (error * product.pull(vector)).sum()
         torch.testing.assert_close(there, back, rtol=1e-3, atol=1e-4)
 
 
@@ -171,7 +171,7 @@ def test_signed_pull_backs_have_the_mean_of_the_squared_slopes(llama: LoadedMode
         assert product.slopes is not None
         assert product.pull is not None
         error = torch.randn(product.slot.matrix().shape, generator=torch.Generator().manual_seed(6))
-        slopes = product.slopes([product.inputs @ error.T], [gradient])
+        slopes = product.slopes([product.inputs @ error.T], gradient)
         squares = []
         for pattern in range(8):
             signs = torch.tensor([1.0 if pattern >> place & 1 else -1.0 for place in range(3)]).repeat(2)

@@ -25,7 +25,7 @@ from quant_core.schema import CALIBRATION, ScoresEvent, SensitivityRequest, Text
 from quant_core.sensitivity import fisher
 from quant_core.sensitivity import run as run_module
 from quant_core.sensitivity.errors import RoundingErrors
-from quant_core.sensitivity.fisher import LABELS, bootstrap_error, score_layers
+from quant_core.sensitivity.fisher import bootstrap_error, score_layers, uncertainty
 from quant_core.sensitivity.measured import Sweep, measure_layers
 from quant_core.sensitivity.points import Points
 from quant_core.sensitivity.run import run
@@ -42,24 +42,21 @@ def request(loaded: LoadedModel, **changes: Any) -> SensitivityRequest:
     return replace(base, **changes)
 
 
-def _labels(loaded: LoadedModel, ids: Tensor, seed: int) -> list[Tensor]:
+def _labels(loaded: LoadedModel, ids: Tensor, seed: int, label: int) -> Tensor:
     """Labels drawn from the model's own distribution, by a plain search through its cumulative sums."""
     model: Any = loaded.model
     chances = model(ids).logits.softmax(-1)
-    drawn = []
-    for label in range(LABELS):
-        uniforms = label_uniforms(len(ids), ids.shape[1], seed, label)
-        target = uniforms[..., None] * chances.sum(-1, keepdim=True)
-        drawn.append((chances.cumsum(-1) > target).float().argmax(-1))
-    return drawn
+    target = label_uniforms(len(ids), ids.shape[1], seed, label)[..., None] * chances.sum(-1, keepdim=True)
+    return (chances.cumsum(-1) > target).float().argmax(-1)
 
 
-def _mean_square_slope(loaded: LoadedModel, ids: Tensor, seed: int, factor: Tensor) -> float:
+def _mean_square_slope(loaded: LoadedModel, ids: Tensor, seed: int, factor: Tensor, labels: int = 1) -> float:
     """1/2 the mean square of d log p(labels) / d factor, with hooks in place that make logits depend on it."""
     model: Any = loaded.model
     squares = []
-    for labels in _labels(loaded, ids, seed):
-        log_probs = model(ids).logits.log_softmax(-1).gather(-1, labels[..., None]).sum()
+    for label in range(labels):
+        drawn = _labels(loaded, ids, seed, label)
+        log_probs = model(ids).logits.log_softmax(-1).gather(-1, drawn[..., None]).sum()
         squares.append(torch.autograd.grad(log_probs, factor)[0].square().mean())
     return float(torch.stack(squares).mean() / 2)
 
@@ -68,18 +65,24 @@ def _ids(rows: int, length: int) -> Tensor:
     return torch.randint(1, 384, (rows, length), generator=torch.Generator().manual_seed(1))
 
 
-def _score(loaded: LoadedModel, ids: Tensor, name: str) -> tuple[float, Tensor]:
+def _score(loaded: LoadedModel, ids: Tensor, name: str, precision: float = 0.0) -> tuple[float, Tensor]:
     """The score of one unit in a 3-bit format, and its rounding error."""
     slot = loaded.graph.slots[name]
     form = find("int3/g32/asym")
     errors = RoundingErrors([form], Rounder(FakeContext(loaded), loaded, Tokens(ids, "", "")))
-    scores = score_layers(FakeContext(loaded), loaded, Tokens(ids, "", ""), [slot], errors, seed=5)
+    context, tokens = FakeContext(loaded), Tokens(ids, "", "")
+    scores = score_layers(context, loaded, tokens, [slot], errors, seed=5, precision=precision)
     assert scores.fisher is not None
     return scores.fisher.mean().item(), fake_quantize(form, slot.matrix()) - slot.matrix()
 
 
-@pytest.mark.parametrize("end", ["mlp.down_proj.weight", "self_attn.q_proj.weight", "embed_tokens.weight"])
-def test_fisher_equals_its_definition(llama: LoadedModel, end: str) -> None:
+@pytest.mark.parametrize(
+    ("end", "labels"),
+    [("mlp.down_proj.weight", 3), ("self_attn.q_proj.weight", 1), ("embed_tokens.weight", 1)],
+)
+def test_fisher_equals_its_definition(
+    llama: LoadedModel, end: str, labels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The score from its definition: the derivative of the labels' log-probability by a factor e_t on dW x_t.
 
     Independent of the capture code: a plain hook adds e_t dW x_t to the unit's output at token t (to the embedding's
@@ -87,7 +90,8 @@ def test_fisher_equals_its_definition(llama: LoadedModel, end: str) -> None:
     """
     name = next(unit.name for unit in llama.info.units if unit.name.endswith(end))
     ids = _ids(2, 40)
-    ours, error = _score(llama, ids, name)
+    monkeypatch.setattr(fisher, "MOST_LABELS", labels)
+    ours, error = _score(llama, ids, name, precision=1e-9)
     factor = torch.zeros(*ids.shape, 1, requires_grad=True)
 
     def hook(module: Any, args: Any, output: Tensor) -> Tensor:
@@ -97,7 +101,7 @@ def test_fisher_equals_its_definition(llama: LoadedModel, end: str) -> None:
     parameter = llama.graph.slots[name].parameter
     using = [module for module in llama.model.modules() if getattr(module, "weight", None) is parameter]
     handles = [module.register_forward_hook(hook) for module in using]
-    expected = _mean_square_slope(llama, ids, 5, factor)
+    expected = _mean_square_slope(llama, ids, 5, factor, labels)
     for handle in handles:
         handle.remove()
     assert len(using) == (2 if "embed" in end else 1)
@@ -166,14 +170,12 @@ def test_errors_behind_the_attention_equal_finite_differences(tiny: LoadedModel)
             error = torch.randn(product.slot.matrix().shape, generator=dice).double()
             error[~product.mixed] = 0
             expected = _difference(graph, model, ids, name, error)
-            gradients = torch.randn(3, *expected.shape, generator=dice).double()
             moved = product.inputs @ error.T
-            torch.testing.assert_close(
-                product.slopes([moved, -2 * moved], list(gradients)).double(),
-                torch.tensor([1.0, -2.0])[:, None] * (gradients * expected).sum(dim=-1)[:, None],
-                rtol=1e-4,
-                atol=1e-5,
-            )
+            for _ in range(3):
+                gradient = torch.randn(expected.shape, generator=dice).double()
+                along = (gradient * expected).sum(dim=-1)
+                slopes = product.slopes([moved, -2 * moved], gradient).double()
+                torch.testing.assert_close(slopes, torch.stack([along, -2 * along]), rtol=1e-4, atol=1e-5)
 
 
 def _difference(graph: Graph, model: Any, ids: Tensor, name: str, error: Tensor) -> Tensor:
@@ -310,6 +312,35 @@ def test_labels_depend_on_seed_label_and_place_alone(
     np.testing.assert_allclose(
         run(FakeContext(llama), request(llama, formats=("int3",))).fisher, whole.fisher, rtol=1e-4
     )
+
+
+def test_labels_are_drawn_until_scores_are_as_certain_as_asked(llama: LoadedModel) -> None:
+    """Readings stop at the first whose standard error is small enough; what cannot be had is told."""
+    once = run(FakeContext(llama), request(llama, precision=9.0))
+    assert replace(once, seconds=0.0) == replace(run(FakeContext(llama), request(llama)), seconds=0.0)
+    assert once.labels == 1
+    context = FakeContext(llama)
+    most = run(context, request(llama, precision=1e-9))
+    assert most.labels == MOST_LABELS
+    assert any(f"after {MOST_LABELS} readings" in note for note in most.notes)
+    assert context.fractions == sorted(context.fractions)
+    left = [
+        np.median(np.array(table.fisher_stderr) / np.array(table.fisher), axis=0).max()
+        for table in (once, most)
+    ]
+    between = run(FakeContext(llama), request(llama, precision=float(left[0] + left[1]) / 2))
+    assert 1 < between.labels < MOST_LABELS
+    assert not any("readings" in note for note in between.notes)
+    assert most.output == between.output == once.output
+
+
+def test_uncertainty_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three units and two formats of mean 1 and 2 with known errors: the medians are 0.2 and 0.3."""
+    errors = torch.tensor([[0.1, 0.2], [0.2, 0.6], [0.9, 4.0]])
+    monkeypatch.setattr(fisher, "bootstrap_error", lambda *_: errors)
+    scores = torch.tensor([1.0, 2.0])[:, None].expand(3, 2, 4)
+    assert uncertainty(scores, 0) == pytest.approx(0.3)
+    assert uncertainty(torch.zeros(0, 2, 4), 0) == uncertainty(torch.zeros(3, 0, 4), 0) == 0.0
 
 
 def test_at_most_so_many_parts_are_streamed(llama: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,6 +154,8 @@ def recipe_command(info: ModelInfo, table: ScoreTable, recipe: Recipe, file: str
         options.append(("--tokens", str(table.tokens)))
     if drafts.table_score(table) != "fisher":
         options.append(("--score", drafts.table_score(table)))
+    if table.precision:
+        options.append(("--precision", f"{table.precision:g}"))
     if table.seed:
         options.append(("--seed", str(table.seed)))
     if any(not unit.decided for unit in info.units if unit.name in set(table.units)):

@@ -15,9 +15,15 @@ from ui.score_view import SCORE_TITLES, available
 from ui.text_picker import text_picker
 
 METHOD = state.choice_param("method", "the way to score", ("fisher", "measured"))
+STOP = state.choice_param("stop", "when to stop reading", ("once", "0.1", "0.05"))
 EMBEDDINGS = state.choice_param("embeddings", "whether embeddings take part", ("no", "yes"))
 SHOWN = scores.SWEEP
 
+STOPS = {
+    "once": "after one reading",
+    "0.1": "when scores are known to within 10 %",
+    "0.05": "when scores are known to within 5 %",
+}
 TOKENS = [512, 1024, 2048, 4096, 8192, 16_384, 32_768]
 _KEY = "sweep:key"
 
@@ -27,17 +33,23 @@ def settings(info: ModelInfo) -> SensitivityRequest | None:
     done = bool(_tables(info))
     with st.expander("Settings of the sweep", expanded=not done, icon=":material/tune:"):
         names = formats_picker(scores.FORMATS, scores.ROUNDING)
-        left, middle, right = st.columns([2, 1, 1.4], vertical_alignment="bottom", gap="medium")
+        left, middle, stop, right = st.columns([2, 1, 1.5, 1.4], vertical_alignment="bottom", gap="medium")
         left.segmented_control(
             "Score by", **METHOD.choice(["fisher", "measured"]), required=True,
             format_func={"fisher": "Fisher score", "measured": "Measured KL"}.__getitem__,
-            help="The Fisher score predicts the KL of every layer and format from one forward and two backward passes. "
+            help="The Fisher score predicts the KL of every layer and format from one forward and one backward pass. "
             "Measuring quantizes one layer at a time and runs the text through the model each time: exact, and slow.",
         )  # fmt: skip
         choices = sorted({*TOKENS, scores.TOKENS.get()})
         middle.selectbox(
             "Tokens", **scores.TOKENS.choice(choices, "sweep:tokens"), format_func=lambda count: f"{count:,}",
             help="Calibration text to read. More makes the scores more certain and takes longer.",
+        )  # fmt: skip
+        stop.selectbox(
+            "Stop", **STOP.choice(list(STOPS), "sweep:stop"), format_func=STOPS.__getitem__,
+            disabled=METHOD.get() == "measured",
+            help="Fisher scores depend on words that are drawn at random. Reading the same text again with fresh ones "
+            "makes them more certain, up to 8 times; a longer text helps more.",
         )  # fmt: skip
         right.segmented_control(
             "Embedding and head", **EMBEDDINGS.choice(["no", "yes"]), required=True,
@@ -52,7 +64,8 @@ def settings(info: ModelInfo) -> SensitivityRequest | None:
         return None
     request = scores.request(info, names, text)
     method = "measured" if METHOD.get() == "measured" else "fisher"
-    return replace(request, score=method, embeddings=EMBEDDINGS.get() == "yes")
+    precision = 0.0 if method == "measured" or STOP.get() == "once" else float(STOP.get())
+    return replace(request, score=method, precision=precision, embeddings=EMBEDDINGS.get() == "yes")
 
 
 def run_or_show(
@@ -117,7 +130,7 @@ def _plan(info: ModelInfo, request: SensitivityRequest) -> str:
     extra = sum(unit.kind in ("embedding", "head") for unit in info.units) if request.embeddings else 0
     layers, formats = sum(unit.decided for unit in info.units) + extra, len(request.formats)
     how = (
-        "one forward and two backward passes over"
+        "one forward and one backward pass over"
         if request.score == "fisher"
         else f"{layers * formats:,} forward passes over"
     )
@@ -125,7 +138,11 @@ def _plan(info: ModelInfo, request: SensitivityRequest) -> str:
     if first:
         after = setup.summary(request.setup)
         first += f" after {after}.  \n" if after else ".  \n"
-    return f"{first}{layers} layers in {formats} formats: {how} {request.tokens:,} tokens of {request.text.label}."
+    until = (
+        f", again until scores are known to within {100 * request.precision:g} %" if request.precision else ""
+    )
+    text = f"{request.tokens:,} tokens of {request.text.label}"
+    return f"{first}{layers} layers in {formats} formats: {how} {text}{until}."
 
 
 def _settings_changed(key: str) -> None:

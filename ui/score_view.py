@@ -38,8 +38,9 @@ def measured_on(table: ScoreTable) -> str:
     if not table.tokens:
         return f"the weights alone, {words.duration(table.seconds)} of computing"
     return (
-        f"{table.tokens:,} tokens in {table.sequences:,} sequences of {table.text_label}, seed {table.seed}, "
-        f"{words.duration(table.seconds)} of computing"
+        f"{table.tokens:,} tokens in {table.sequences:,} sequences of {table.text_label}, "
+        + (f"read {table.labels} times, " if table.labels > 1 else "")
+        + f"seed {table.seed}, {words.duration(table.seconds)} of computing"
     )
 
 

@@ -61,6 +61,7 @@ def table_id(table: ScoreTable) -> str:
         table.tokens,
         table.text_hash,
         table.seed,
+        table.precision,
     ]
     return digest([*asked, *table.transforms])[:8]
 

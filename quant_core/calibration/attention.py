@@ -66,30 +66,28 @@ class Mixing:
     def slopes(
         self,
         errors: Sequence[Tensor],
-        gradients: Sequence[Tensor],
+        gradient: Tensor,
         to_key: Push | None,
         to_value: Push | None,
     ) -> Tensor:
-        """What errors at a projection's output do along gradients at the attention's output, a token at a time.
+        """What errors at a projection's output do along a gradient at the attention's output, a token at a time.
 
         Args:
             errors: (n, rows) each.
-            gradients: (n, features) each.
+            gradient: (n, features).
             to_key: How errors reach the keys.
             to_value: How they reach the values.
 
         Returns:
-            float32, (gradients, errors, n).
+            float32, (errors, n).
         """
-        heads = [gradient.view_as(self._output).transpose(1, 2) for gradient in gradients]
-        found = torch.zeros(len(gradients), len(errors), len(errors[0]), device=errors[0].device)
+        heads = gradient.view_as(self._output).transpose(1, 2)
+        found = torch.zeros(len(errors), len(gradient), device=gradient.device)
         with torch.no_grad():
             if to_value is not None:
                 found += self._meet(self._weights, [to_value(error) for error in errors], heads)
             if to_key is not None:
-                moved = [to_key(error) for error in errors]
-                for place, gradient in enumerate(heads):
-                    found[place] += self._meet(self._bend(gradient), moved, [self._query])[0]
+                found += self._meet(self._bend(heads), [to_key(error) for error in errors], self._query)
         return found
 
     @cached_property
@@ -118,27 +116,26 @@ class Mixing:
         along -= (gradient * self._output.transpose(1, 2)).sum(dim=-1, keepdim=True)
         return along.mul_(self._weights).mul_(self._scale)
 
-    def _meet(self, weights: Tensor, errors: Sequence[Tensor], vectors: Sequence[Tensor]) -> Tensor:
-        """Products of vectors at each position with the errors that it gets under ``weights``.
+    def _meet(self, weights: Tensor, errors: Sequence[Tensor], vectors: Tensor) -> Tensor:
+        """Products of a vector at each position with the errors that it gets under ``weights``.
 
         Args:
             weights: (batch, heads, length, length).
             errors: (batch, key heads, length, width) each; they are mixed side by side.
-            vectors: (batch, heads, length, width) each.
+            vectors: (batch, heads, length, width).
 
         Returns:
-            Summed over heads and width, float32, (vectors, errors, n).
+            Summed over heads and width, float32, (errors, n).
         """
         batch, groups, length, width = errors[0].shape
         side = torch.stack(list(errors), dim=3).flatten(3)
-        found = torch.zeros(len(vectors), batch, length, len(errors), device=side.device)
+        found = torch.zeros(batch, length, len(errors), device=side.device)
         for rows, columns in self._bands:
             band = weights[:, :, rows, columns].unflatten(1, (groups, -1))
             mixed = (band.flatten(2, 3) @ side[:, :, columns]).view(*band.shape[:4], len(errors), width)
-            for place, vector in enumerate(vectors):
-                along = mixed * vector[:, :, rows].unflatten(1, (groups, -1))[..., None, :]
-                found[place, :, rows] = along.sum(dim=(1, 2, 5), dtype=torch.float32)
-        return found.flatten(1, 2).transpose(1, 2)
+            along = mixed * vectors[:, :, rows].unflatten(1, (groups, -1))[..., None, :]
+            found[:, rows] = along.sum(dim=(1, 2, 5), dtype=torch.float32)
+        return found.flatten(0, 1).T
 
 
 def _linear_map(source: Tensor, target: Tensor) -> tuple[Push | None, Tensor]:

@@ -30,9 +30,9 @@ class Product:
     """One application of a unit: ``inputs`` is (n, columns) floats, or (n,) token ids for a lookup.
 
     Where some of the weight's rows make an attention's keys or values, ``mixed`` (rows,) says which, and ``slopes``
-    takes errors of the outputs, (n, rows) each, and gradients at the attention's output, (n, features) each, to the
-    products of the latter with what the former do there, (gradients, errors, n). ``pull`` goes from vectors at the
-    attention's output to this one's; it needs the pass's graph, and may be called as long as that is there: in
+    takes errors of the outputs, (n, rows) each, and a gradient at the attention's output, (n, features), to the
+    products of the latter with what the former do there, (errors, n). ``pull`` goes from vectors at the attention's
+    output to this one's; it needs the pass's graph, and may be called as long as that is there: in
     ``backward_mixed``.
     """
 
@@ -42,7 +42,7 @@ class Product:
     """Index of the flattened batch position each row belongs to, (n,)."""
     lookup: bool = False
     mixed: Tensor | None = None
-    slopes: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor] | None = None
+    slopes: Callable[[Sequence[Tensor], Tensor], Tensor] | None = None
     pull: Callable[[Tensor], Tensor] | None = None
 
 

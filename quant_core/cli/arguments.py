@@ -149,6 +149,14 @@ def _scores() -> argparse.ArgumentParser:
     part.add_argument("--group", type=_count, default=64, help="values that share a scale (default: 64)")
     part.add_argument("--tokens", type=_count, default=8192, help="how many to calibrate on (default: 8192)")
     part.add_argument("--score", default="fisher", choices=("fisher", "measured", "weight", "output"))
+    part.add_argument(
+        "--precision",
+        type=_share,
+        default=0.0,
+        metavar="SHARE",
+        help="read the text again, with fresh labels, until Fisher scores are known to within this share "
+        "(0.05), 8 times at most (default: read it once)",
+    )
     part.add_argument("--text", metavar="FILE", help=TEXT_HELP)
     part.add_argument("--include", choices=("embeddings",), help="decide on embedding and head too")
     part.add_argument("--seed", type=_seed, default=0, help="seed of sampled labels (default: 0)")

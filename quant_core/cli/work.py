@@ -85,6 +85,7 @@ def score_model(
         text=text,
         tokens=options.tokens,
         score=options.score,
+        precision=options.precision,
         embeddings=options.include == "embeddings",
         seed=options.seed,
         setup=schema.Setup(transforms=transforms),

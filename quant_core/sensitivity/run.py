@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
 from quant_core.schema import ORIGINAL, Matrix, ScoresEvent, ScoreTable, SensitivityRequest, replace
 from quant_core.sensitivity.errors import RoundingErrors
-from quant_core.sensitivity.fisher import LABELS, LayerScores, bootstrap_error, score_layers
+from quant_core.sensitivity.fisher import LayerScores, bootstrap_error, score_layers, uncertainty
 from quant_core.sensitivity.keep import keep_state, too_large
 from quant_core.sensitivity.measured import Sweep, measure_layers
 from quant_core.sensitivity.points import Points
@@ -72,7 +73,7 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
 
     gradients = request.score == "fisher"
     reason = too_large(slots, context.folder()) if gradients else ""
-    sums = StateSums(slots, tokens.count, LABELS, request.seed) if gradients and not reason else None
+    sums = StateSums(slots, tokens.count, request.seed) if gradients and not reason else None
     scores = score_layers(
         context,
         loaded,
@@ -81,14 +82,28 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
         errors,
         seed=request.seed,
         gradients=gradients,
+        precision=request.precision,
         sums=sums,
         report=report,
     )
     table = sheet.table(
         _scores(scores, request.seed) | {"weight": weight or _weight_errors(context, slots, errors)},
-        notes=(reason,) if reason else (),
+        notes=tuple(filter(None, (reason, _unreached(scores, request)))),
     )
     return table if sums is None else replace(table, state=_keep(context, sheet, errors, sums, scores, first))
+
+
+def _unreached(scores: LayerScores, request: SensitivityRequest) -> str:
+    """That scores are less certain than asked, one sentence; empty if they are not."""
+    if scores.fisher is None or not request.precision:
+        return ""
+    left = uncertainty(scores.fisher, request.seed)
+    if left <= request.precision:
+        return ""
+    return (
+        f"Scores are known to within {100 * left:.1f} %, not {100 * request.precision:g} %, after {scores.labels} "
+        "readings of the text: read more tokens to come nearer."
+    )
 
 
 @dataclass(frozen=True)
@@ -106,9 +121,9 @@ class _Sheet:
     """What is odd about the text, a sentence each."""
 
     def table(
-        self, scores: Mapping[str, Matrix], sequences: int | None = None, notes: tuple[str, ...] = ()
+        self, scores: Mapping[str, Any], sequences: int | None = None, notes: tuple[str, ...] = ()
     ) -> ScoreTable:
-        """The table of ``scores``, by field, over the first ``sequences``; over all by default."""
+        """The table of ``scores``, fields and their values, over the first ``sequences``; over all by default."""
         count, length = self.tokens.ids.shape
         read = count if sequences is None else sequences
         storage = [
@@ -131,6 +146,7 @@ class _Sheet:
             + notes
             + tuple(f"{where}: {note}." for where, note in self.rounder.notes.items()),
             transforms=self.request.setup.transforms,
+            precision=self.request.precision,
         )
         return replace(table, **scores)
 
@@ -186,9 +202,11 @@ def _weight_errors(context: Context, slots: Sequence[Slot], errors: RoundingErro
     return tuple(found)
 
 
-def _scores(scores: LayerScores, seed: int) -> dict[str, Matrix]:
-    found = {"output": _matrix(scores.output)}
+def _scores(scores: LayerScores, seed: int) -> dict[str, Any]:
+    """The fields of a table that a Fisher pass fills."""
+    found: dict[str, Any] = {"output": _matrix(scores.output)}
     if scores.fisher is not None:
+        found["labels"] = scores.labels
         found["fisher"] = _matrix(scores.fisher.mean(dim=-1))
         found["fisher_stderr"] = _matrix(bootstrap_error(scores.fisher, seed))
     return found

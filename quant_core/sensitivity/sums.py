@@ -39,21 +39,20 @@ class InputSums:
 
 
 class StateSums:
-    """The sums of one pass over the text.
+    """The sums over the text, read once or, with fresh labels, several times.
 
     Args:
         slots: Units that are scored.
         tokens: Tokens of the text.
-        labels: Labels drawn at each.
         seed: For the signs of pull-backs, drawn on the CPU.
     """
 
-    def __init__(self, slots: Sequence[Slot], tokens: int, labels: int, seed: int) -> None:
+    def __init__(self, slots: Sequence[Slot], tokens: int, seed: int) -> None:
         self.inputs: dict[str, InputSums] = {}
         self.source: dict[str, str] = {}
         """Unit to the unit under whose name its inputs are counted."""
         self._slots = {slot.unit.name: slot for slot in slots}
-        self._tokens, self._labels = tokens, labels
+        self._tokens, self._labels = tokens, 1
         self._signs = torch.Generator().manual_seed(seed)
         self._fed: dict[tuple[int, tuple[int, ...]], str] = {}
         self._direct: dict[str, Moment] = {}
@@ -61,8 +60,9 @@ class StateSums:
         self._looked_up: dict[str, tuple[Tensor, Moment]] = {}
         self._behind: dict[str, tuple[Moment, Moment]] = {}
 
-    def begin(self) -> None:
-        """A batch begins: tensors in memory are other ones than before."""
+    def begin(self, label: int) -> None:
+        """A batch begins, read with the label of that number; tensors in memory are other ones than before."""
+        self._labels = label + 1
         self._fed.clear()
 
     def enter(self, product: Product) -> None:
@@ -80,7 +80,7 @@ class StateSums:
         pulled = product.pull(gradient * signs.to(gradient.device, gradient.dtype))
         rows = behind_rows(pulled, product.inputs, sequences)
         if unit.name not in self._behind:
-            texts = self._labels * self._tokens * sequences // len(gradient)
+            texts = self._tokens * sequences // len(gradient)
             self._behind[unit.name] = (
                 Moment(unit.rows, texts * unit.columns, rows.device),
                 Moment(unit.columns, texts * unit.rows, rows.device),
@@ -89,17 +89,16 @@ class StateSums:
         left.add(rows.transpose(1, 2).flatten(0, 1))
         right.add(rows.flatten(0, 1))
 
-    def add(self, name: str, seen: Sequence[tuple[Product, Sequence[Tensor]]]) -> None:
-        """Count one batch's products of a unit, each with its own gradients, (n, rows) a label."""
-        for product, gradients in seen:
+    def add(self, name: str, seen: Sequence[tuple[Product, Tensor | None]]) -> None:
+        """Count one batch's products of a unit, each with the gradient at its outputs, (n, rows)."""
+        for product, gradient in seen:
             if product.lookup:
-                self._look_up(name, product, gradients)
+                self._look_up(name, product, gradient)
                 continue
-            if len(product.inputs) and self.source[name] == name:
+            if len(product.inputs) and self.source[name] == name and self._labels == 1:
                 self._enter(name, product.inputs)
-            if product.mixed is None or not bool(product.mixed.all()):
-                for gradient in gradients:
-                    self._leave(name, gradient if product.mixed is None else gradient * ~product.mixed)
+            if gradient is not None and (product.mixed is None or not bool(product.mixed.all())):
+                self._leave(name, gradient if product.mixed is None else gradient * ~product.mixed)
 
     def _enter(self, name: str, x: Tensor) -> None:
         if name not in self.inputs:
@@ -114,18 +113,19 @@ class StateSums:
             self._squares[name] = self._squares[name] + squares if name in self._squares else squares
             return
         if name not in self._direct:
-            self._direct[name] = Moment(unit.rows, self._tokens * self._labels, gradient.device)
+            self._direct[name] = Moment(unit.rows, self._tokens, gradient.device)
         self._direct[name].add(gradient)
 
-    def _look_up(self, name: str, product: Product, gradients: Sequence[Tensor]) -> None:
+    def _look_up(self, name: str, product: Product, gradient: Tensor | None) -> None:
         unit = self._slots[name].unit
-        for gradient in gradients:
-            if name not in self._looked_up:
-                moment = Moment(unit.columns, self._tokens * self._labels, gradient.device)
-                self._looked_up[name] = torch.zeros(unit.rows, device=gradient.device), moment
-            weights, moment = self._looked_up[name]
-            weights.index_add_(0, product.inputs, gradient.float().square().sum(dim=1))
-            moment.add(gradient)
+        if gradient is None:
+            return
+        if name not in self._looked_up:
+            moment = Moment(unit.columns, self._tokens, gradient.device)
+            self._looked_up[name] = torch.zeros(unit.rows, device=gradient.device), moment
+        weights, moment = self._looked_up[name]
+        weights.index_add_(0, product.inputs, gradient.float().square().sum(dim=1))
+        moment.add(gradient)
 
     def input_root(self, source: str) -> Tensor:
         """F_x of the units that ``source`` stands for, (k, columns); a token that they did not see counts as zeros."""
