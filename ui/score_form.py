@@ -21,8 +21,8 @@ SHOWN = scores.SWEEP
 
 STOPS = {
     "once": "after one reading",
-    "0.1": "when scores are known to within 10 %",
-    "0.05": "when scores are known to within 5 %",
+    "0.1": "known to within 10 %",
+    "0.05": "known to within 5 %",
 }
 TOKENS = [512, 1024, 2048, 4096, 8192, 16_384, 32_768]
 _KEY = "sweep:key"
@@ -33,7 +33,7 @@ def settings(info: ModelInfo) -> SensitivityRequest | None:
     done = bool(_tables(info))
     with st.expander("Settings of the sweep", expanded=not done, icon=":material/tune:"):
         names = formats_picker(scores.FORMATS, scores.ROUNDING)
-        left, middle, stop, right = st.columns([2, 1, 1.5, 1.4], vertical_alignment="bottom", gap="medium")
+        left, middle, stop, right = st.columns([1.8, 1, 1.7, 1.4], vertical_alignment="bottom", gap="medium")
         left.segmented_control(
             "Score by", **METHOD.choice(["fisher", "measured"]), required=True,
             format_func={"fisher": "Fisher score", "measured": "Measured KL"}.__getitem__,

@@ -145,12 +145,10 @@ def _linear_map(source: Tensor, target: Tensor) -> tuple[Push | None, Tensor]:
 
     Also which of the source's last dimension it depends on. The derivative is taken where the graph was computed.
     """
-    probe = torch.zeros_like(target, requires_grad=True)
+    probe = torch.rand_like(target).requires_grad_()  # any will do, but zeros would not show what is reached
     back: Tensor | None = torch.autograd.grad(target, source, probe, create_graph=True, allow_unused=True)[0]
-    rows = torch.zeros(source.shape[-1], dtype=torch.bool, device=source.device)
     if back is None:
-        return None, rows
-    reached: Tensor = torch.autograd.grad(target, source, torch.randn_like(target), retain_graph=True)[0]
+        return None, torch.zeros(source.shape[-1], dtype=torch.bool, device=source.device)
 
     def push(errors: Tensor) -> Tensor:
         (moved,) = torch.autograd.grad(
@@ -158,4 +156,4 @@ def _linear_map(source: Tensor, target: Tensor) -> tuple[Push | None, Tensor]:
         )
         return moved
 
-    return push, (reached != 0).flatten(0, -2).any(dim=0)
+    return push, (back.detach() != 0).flatten(0, -2).any(dim=0)

@@ -34,13 +34,16 @@ ROWS = 1024
 """Rows that are kept of such a side, about."""
 _DAMPING = 1e-6
 """Part of a moment's mean diagonal that is added so that it has a Cholesky factor; raised until it has."""
+_BANDS = 4
+"""Bands of rows in which a triangle is worked on."""
 
 
 @dataclass(frozen=True)
 class Term:
     """One product: 1/2 |left dW right'|^2.
 
-    ``left`` is (k, rows), or (rows,) for a diagonal; ``right`` is (k, columns), or None for the root of the inputs.
+    ``left`` is (k, rows), or (rows,) for a diagonal; ``right`` is (k, columns), or None for the root of the inputs. A
+    square one is upper triangular, up to ``WIDE``.
     """
 
     left: Tensor
@@ -64,12 +67,26 @@ def cost(error: Tensor, terms: Sequence[Term], inputs: Tensor) -> Cost:
         terms: The unit's.
         inputs: F_x, (k, columns); without rows where the unit multiplies nothing.
     """
-    through = error @ inputs.T
+    through = _times(inputs, error.T)
     total = 0.0
     for term in terms:
-        moved = through if term.right is None else error @ term.right.T
-        total += square(term.left[:, None] * moved if term.left.dim() == 1 else term.left @ moved)
+        moved = through if term.right is None else _times(term.right, error.T)
+        total += square(term.left * moved if term.left.dim() == 1 else _times(term.left, moved.T))
     return Cost(total / 2, square(through))
+
+
+def _times(root: Tensor, other: Tensor) -> Tensor:
+    """``root`` (k, width) times ``other`` (width, n); the zeros of a triangular root are left out where they can be."""
+    width = root.shape[1]
+    if width > WIDE or len(root) != width:
+        return root @ other
+    return torch.cat([root[rows, rows.start :] @ other[rows.start :] for rows in _bands(width)])
+
+
+def _bands(width: int) -> list[slice]:
+    """A few bands of rows of an upper triangle: cut at their first column, they hold 5/8 of the square."""
+    step = -(-width // _BANDS)
+    return [slice(start, start + step) for start in range(0, width, step)]
 
 
 def diagonal(terms: Sequence[Term], inputs: Tensor) -> Tensor:
@@ -90,6 +107,8 @@ def square(values: Tensor) -> float:
 class Moment:
     """The sum of v v' over rows v (n, width), or a sample of the rows where they are wider than ``WIDE``.
 
+    Only the upper triangle of the sum is made, a few bands of rows at a time.
+
     Args:
         width: Values a row.
         expected: How many rows will come, about.
@@ -105,10 +124,13 @@ class Moment:
     def add(self, rows: Tensor) -> None:
         """Count ``rows`` (n, width)."""
         if self._sum is not None:
-            if _wide(rows):
-                self._sum += _product(rows.T, rows)
-            else:
-                self._sum.addmm_(rows.T.float(), rows.float())
+            wide = rows if _wide(rows) else rows.float()
+            for band in _bands(wide.shape[1]):
+                left, right = wide[:, band].T, wide[:, band.start :]
+                if _wide(wide):
+                    self._sum[band, band.start :] += _product(left, right)
+                else:
+                    self._sum[band, band.start :].addmm_(left, right)
         else:
             self._kept.append(rows[-self.count % self._stride :: self._stride].float())
         self.count += len(rows)
@@ -122,7 +144,10 @@ class Moment:
 
 
 def root_of(moment: Tensor) -> Tensor:
-    """Upper triangular F with F' F = moment (width, width), damped as little as a factorization allows."""
+    """Upper triangular F with F' F = moment (width, width), damped as little as a factorization allows.
+
+    Of the moment only the upper triangle is read.
+    """
     wide = torch.float32 if moment.device.type == "mps" else torch.float64
     mean = moment.diagonal().mean().to(wide)
     for power in range(6):
