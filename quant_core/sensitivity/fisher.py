@@ -20,7 +20,7 @@ labels against the empirical Fisher.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,10 +33,15 @@ from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
 from quant_core.models.memory import out_of_memory
 from quant_core.sensitivity.errors import RoundingErrors
-from quant_core.sensitivity.passes import Pass, Seen
+from quant_core.sensitivity.halfway import Halfway, Stand
+from quant_core.sensitivity.passes import Part, Pass, Seen
 from quant_core.sensitivity.sums import StateSums
 
 _RESAMPLES = 200
+
+
+Report = Callable[["LayerScores", int, Sequence[int]], None]
+"""Told scores of some units, from how many sequences, and which of the units they are."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class LayerScores:
     """Mean |W x|^2 of each unit over all tokens."""
     labels: int
     """Labels drawn at each token."""
+    rows: int = 0
+    """Sequences that were read at a time, where memory ran out with more; else 0."""
 
 
 def score_layers(
@@ -64,9 +71,10 @@ def score_layers(
     seed: int,
     gradients: bool = True,
     precision: float = 0.0,
-    report: Callable[[LayerScores, int], None] | None = None,
+    report: Report | None = None,
     sums: StateSums | None = None,
     blockwise: bool = False,
+    halfway: Halfway | None = None,
 ) -> LayerScores:
     """Fisher score and output error of every unit in every format, in one pass over the tokens or a few.
 
@@ -82,9 +90,10 @@ def score_layers(
         gradients: False skips the backward pass and the Fisher score.
         precision: The tokens are read again with fresh labels while ``uncertainty`` is larger, up to ``MOST_LABELS``
             times in all; 0 reads them once.
-        report: Told after every batch what is known so far, and from how many sequences.
+        report: Told what is known so far: after every batch of sequences and, block by block, after every block.
         sums: Where to add up what a score state is made of.
         blockwise: Whether to hold one block of the model at a time (``passes``).
+        halfway: Where to keep, block by block, what is known, and to go on from.
 
     Raises:
         ModelError: One sequence alone is too large for the memory.
@@ -96,12 +105,14 @@ def score_layers(
             "This model is larger than the memory, and cannot be computed block by block.",
             "Use a machine with more memory.",
         )
+    halved = False
     while True:
-        scoring = _Scoring(context, tokens, slots, errors, report)
+        scoring = _Scoring(context, tokens, slots, errors, report, halfway)
         if sums is not None:
             sums.reset()
         try:
-            return scoring.score(going, seed, precision, sums)
+            scores = scoring.score(going, seed, precision, sums)
+            return replace(scores, rows=going.rows) if halved else scores
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -110,8 +121,9 @@ def score_layers(
                     f"The memory does not hold one sequence of {length:,} tokens.",
                     "Choose shorter sequences or another device.",
                 ) from error
-            errors.forget()
-            context.progress(0.0, f"Out of memory: trying again with {going.rows} sequences at a time")
+        halved = True  # outside of the exception, which holds what filled the memory
+        errors.forget()
+        context.progress(0.0, f"Out of memory: trying again with {going.rows} sequences at a time")
 
 
 class _Scoring:
@@ -123,10 +135,12 @@ class _Scoring:
         tokens: Tokens,
         slots: Sequence[Slot],
         errors: RoundingErrors,
-        report: Callable[[LayerScores, int], None] | None,
+        report: Report | None,
+        halfway: Halfway | None,
     ) -> None:
         self._context, self._tokens, self._slots, self._errors = context, tokens, slots, errors
-        self._report = report
+        self._report, self._halfway = report, halfway
+        self._scored: set[int] = set()
         self._place = {slot.unit.name: index for index, slot in enumerate(slots)}
         device = slots[0].parameter.device  # nothing is waited for until the scores are asked for
         wide = torch.float32 if device.type == "mps" else torch.float64
@@ -139,6 +153,8 @@ class _Scoring:
         """Read the whole text, once or with fresh labels until the scores are known to ``precision``."""
         sequences, length = self._tokens.ids.shape
         most = MOST_LABELS if precision and going.gradients else 1
+        if most > 1 or going.rows < sequences or not going.gradients:
+            self._halfway = None  # what is known of a block is not the last word
         for label in range(most):
             self._labels = label + 1
             uniforms = label_uniforms(sequences, length, seed, label)
@@ -146,11 +162,36 @@ class _Scoring:
                 self._read(going, label, most, start, uniforms, sums)
                 if self._report is not None:
                     read = sequences if label else min(start + going.rows, sequences)
-                    self._report(self._scores(read, going.gradients), read)
+                    self._report(self._scores(read, going.gradients), read, range(len(self._slots)))
             if most == 1 or uncertainty(self._fisher.cpu(), seed) <= precision:
                 break
         self._errors.check(self._slots)
+        if self._halfway is not None:
+            self._halfway.close()
         return self._scores(sequences, going.gradients)
+
+    def _begin(self) -> Stand | None:
+        """Where the sweep is to go on from."""
+        stand = self._halfway.read() if self._halfway is not None else None
+        if stand is not None:
+            for own, kept in zip((self._fisher, self._noise, self._signal), stand[2:], strict=True):
+                own.copy_(kept)
+            self._scored = {row for row, slot in enumerate(self._slots) if slot.unit.block >= stand.blocks}
+        return stand
+
+    def _keep(self, part: Part, sequences: int) -> None:
+        """Tell and keep what is known after a part of a pass."""
+        if part.gradient is None:
+            return
+        if self._report is not None and self._scored:
+            rows = sorted(self._scored)
+            whole = self._scores(sequences, True)
+            assert whole.fisher is not None
+            signal = tuple(whole.signal[row] for row in rows)
+            known = LayerScores(whole.output[rows], whole.fisher[rows], signal, self._labels)
+            self._report(known, sequences, rows)
+        if self._halfway is not None:
+            self._halfway.save(Stand(part.blocks, part.gradient, self._fisher, self._noise, self._signal))
 
     def _read(
         self, going: Pass, label: int, most: int, start: int, uniforms: Tensor, sums: StateSums | None
@@ -160,7 +201,7 @@ class _Scoring:
         count = min(going.rows, sequences - start)
         slopes: dict[int, Tensor] = {}
         again = f", label {label + 1}" if label else ""
-        for part in going.run(start, uniforms, sums, label):
+        for part in going.run(start, uniforms, sums, label, self._begin()):
             names = sorted(part.found.seen, key=self._place.__getitem__)
             for number, name in enumerate(names):
                 share = part.begin + (part.end - part.begin) * number / len(names)
@@ -187,6 +228,9 @@ class _Scoring:
                 if before is None:
                     mean *= label / (label + 1)
                 mean += squares / (label + 1)
+                self._scored.add(index)
+            if label == 0 and count == sequences:
+                self._keep(part, sequences)
 
     def _scores(self, sequences: int, gradients: bool) -> LayerScores:
         """What is known from the first so many sequences."""

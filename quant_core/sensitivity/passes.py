@@ -12,7 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
 from quant_core.models.mapped import COMPUTE, resident
 from quant_core.models.memory import free_memory
+from quant_core.sensitivity.halfway import Stand
 from quant_core.sensitivity.sums import StateSums
 
 _SHARE = 0.25
@@ -130,6 +131,10 @@ class Part(NamedTuple):
     """Share of the pass that was done before these units are worked on, 0..1."""
     end: float
     """And after."""
+    blocks: int = 0
+    """Blocks that are still to come, from the first on, once these units are done."""
+    gradient: Tensor | None = None
+    """What goes back into the last of these, (sequences, length, hidden), where the pass can go on from there."""
 
 
 class _Store:
@@ -192,9 +197,8 @@ class Pass:
     def _room(self, slots: Sequence[Slot]) -> int:
         """How many sequences fit into memory."""
         if self._blocks is None:
-            return batch_rows(
-                self._loaded, self._length, sum(slot.unit.rows + slot.unit.columns for slot in slots)
-            )
+            values = sum(slot.unit.rows + slot.unit.columns for slot in slots)
+            return min(len(self._tokens.ids), batch_rows(self._loaded, self._length, values))
         captured: Counter[int] = Counter()
         for slot in slots:
             captured[slot.unit.block] += slot.unit.rows + slot.unit.columns
@@ -216,7 +220,9 @@ class Pass:
         self._chunk = min(self._chunk, self.rows)
         return True
 
-    def run(self, first: int, uniforms: Tensor, sums: StateSums | None, label: int) -> Iterator[Part]:
+    def run(
+        self, first: int, uniforms: Tensor, sums: StateSums | None, label: int, stand: Stand | None = None
+    ) -> Iterator[Part]:
         """Read ``rows`` sequences from number ``first`` on, part by part; a part is spent when the next is asked for.
 
         Args:
@@ -224,6 +230,7 @@ class Pass:
             uniforms: What decides the labels of the whole text, (sequences, length).
             sums: Where to add up what a score state is made of.
             label: How often the text was read before.
+            stand: From where to go on, block by block.
         """
         rows = slice(first, min(first + self.rows, len(self._tokens.ids)))
         ids = self._ids(self._tokens.ids[rows])
@@ -235,17 +242,19 @@ class Pass:
         else:
             with tempfile.TemporaryDirectory(dir=self._context.folder()) as folder:
                 store = _Store(Path(folder) if self._loaded.mapped else None)
-                yield from self._steps(self._blocks, ids, uniforms[rows], store, collector)
+                yield from self._steps(self._blocks, ids, uniforms[rows], store, collector, stand)
 
     def _ids(self, ids: Tensor) -> Tensor:
         return ids.to(self._loaded.device)
 
-    def _seeing(self, found: Collector) -> AbstractContextManager[None]:
+    @contextmanager
+    def _seeing(self, found: Collector) -> Iterator[None]:
         """Show ``found`` what the model computes inside the block, forward and back if labels are drawn."""
-        stack = ExitStack()
-        stack.enter_context(torch.set_grad_enabled(self.gradients))
-        stack.enter_context(capture(self._loaded.graph, found, self._loaded.model))
-        return stack
+        with (
+            torch.set_grad_enabled(self.gradients),
+            capture(self._loaded.graph, found, self._loaded.model),
+        ):
+            yield
 
     def _whole(self, ids: Tensor, uniforms: Tensor, found: Collector) -> None:
         model: Any = self._loaded.model
@@ -256,7 +265,13 @@ class Pass:
                 logits.backward(label_gradient(logits.detach(), uniforms))
 
     def _steps(
-        self, blocks: Blocks, ids: Tensor, uniforms: Tensor, store: _Store, collector: Callable[[], Collector]
+        self,
+        blocks: Blocks,
+        ids: Tensor,
+        uniforms: Tensor,
+        store: _Store,
+        collector: Callable[[], Collector],
+        stand: Stand | None,
     ) -> Iterator[Part]:
         count, back = (
             len(blocks),
@@ -272,25 +287,29 @@ class Pass:
                 calls.append(called)
                 entered = entered or [store.new(states, len(ids))]
                 entered[0][chunk] = states
-            for index in range(count):
+            left = count if stand is None else stand.blocks
+            for index in range(count if stand is None else left - 1):
                 self._context.progress(index / total, f"Reading the text: block {index + 1} of {count}")
                 entered.append(store.new(entered[-1], len(ids)))
                 with self._held(blocks, index):
                     for chunk, called in zip(chunks, calls, strict=True):
                         entered[-1][chunk] = blocks.step(index, entered[-2][chunk], called[index])
-        states = entered.pop()
-        gradient = torch.empty_like(states)
-        with closing(collector()) as found:
-            for chunk in _slices(len(ids), batch_rows(self._loaded, self._length, 1)):
-                self._leave(blocks, ids, chunk, states, uniforms, gradient, found)
-            yield Part(found, count / total, count / total)
-        for index in reversed(range(count)):
+        if stand is None:
+            states = entered.pop()
+            gradient = torch.empty_like(states)
+            with closing(collector()) as found:
+                for chunk in _slices(len(ids), batch_rows(self._loaded, self._length, 1)):
+                    self._leave(blocks, ids, chunk, states, uniforms, gradient, found)
+                yield Part(found, count / total, count / total, count, gradient)
+        else:
+            gradient = stand.gradient.to(entered[0])
+        for index in reversed(range(left)):
             states = entered.pop()
             with self._held(blocks, index), closing(collector()) as found:
                 for chunk, called in zip(chunks, calls, strict=True):
                     self._step(blocks, index, chunk, states, called[index], gradient, found)
                 done = count + (count - 1 - index) * back
-                yield Part(found, (done + 3) / total, (done + back) / total)
+                yield Part(found, (done + 3) / total, (done + back) / total, index, gradient)
         with closing(collector()) as found:
             for chunk in chunks:
                 self._enter(blocks, ids, chunk, gradient, found)
@@ -318,7 +337,7 @@ class Pass:
             logits = blocks.leave(ids[chunk], leaf, lambda: setattr(found, "open", True))
             if leaf.requires_grad:
                 logits.backward(label_gradient(logits.detach(), uniforms[chunk]))
-                gradient[chunk] = leaf.grad
+                gradient[chunk] = _arrived(leaf)
 
     def _step(
         self,
@@ -337,7 +356,7 @@ class Pass:
             out = blocks.step(index, leaf, call)
             if leaf.requires_grad:
                 out.backward(gradient[chunk].clone())
-                gradient[chunk] = leaf.grad
+                gradient[chunk] = _arrived(leaf)
 
     def _enter(self, blocks: Blocks, ids: Tensor, chunk: slice, gradient: Tensor, found: Collector) -> None:
         """What comes before the blocks, forward and back."""
@@ -346,6 +365,12 @@ class Pass:
             out, _ = blocks.enter(ids[chunk])
             if self.gradients:
                 out.backward(gradient[chunk])
+
+
+def _arrived(leaf: Tensor) -> Tensor:
+    """The gradient that a backward pass left."""
+    assert leaf.grad is not None, "everything leads back to what enters a block"
+    return leaf.grad
 
 
 def _slices(count: int, step: int) -> list[slice]:

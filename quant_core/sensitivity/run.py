@@ -20,6 +20,7 @@ from quant_core.models.loading import LoadedModel
 from quant_core.schema import ORIGINAL, Matrix, ScoresEvent, ScoreTable, SensitivityRequest, replace
 from quant_core.sensitivity.errors import RoundingErrors
 from quant_core.sensitivity.fisher import LayerScores, bootstrap_error, score_layers, uncertainty
+from quant_core.sensitivity.halfway import Halfway
 from quant_core.sensitivity.keep import keep_state, too_large
 from quant_core.sensitivity.measured import Sweep, measure_layers
 from quant_core.sensitivity.points import Points
@@ -28,6 +29,8 @@ from quant_core.store.keys import request_key
 
 PARTS = 16
 """How often the scores so far are streamed, at most."""
+_RESUMED = "No score state was kept, for the sweep went on from where it had been stopped."
+_HALVED = "Memory ran out, so the text was read again with {} sequences at a time."
 
 
 def run(context: Context, request: SensitivityRequest) -> ScoreTable:
@@ -65,17 +68,20 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
 
     told = 0
 
-    def report(scores: LayerScores, sequences: int) -> None:
+    def report(scores: LayerScores, sequences: int, rows: Sequence[int]) -> None:
         nonlocal told
-        part = PARTS * sequences // len(tokens.ids)
+        part = PARTS * sequences * len(rows) // (len(tokens.ids) * len(slots))
         if told < part < PARTS:
             told = part
-            context.emit(
-                ScoresEvent(sheet.table(_scores(scores, request.seed) | {"weight": weight}, sequences))
-            )
+            found = _scores(scores, request.seed) | {"weight": weight}
+            context.emit(ScoresEvent(sheet.table(found, sequences, rows=rows)))
 
     gradients = request.score == "fisher"
-    reason = too_large(slots, context.folder()) if gradients else ""
+    halfway = _halfway(context, sheet) if blockwise and not any(slot.unit.tied for slot in slots) else None
+    reason = ""
+    if gradients:
+        resumed = halfway is not None and halfway.read() is not None
+        reason = _RESUMED if resumed else too_large(slots, context.folder())
     sums = StateSums(slots, tokens.count, request.seed) if gradients and not reason else None
     scores = score_layers(
         context,
@@ -89,12 +95,20 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
         sums=sums,
         report=report,
         blockwise=blockwise,
+        halfway=halfway,
     )
+    halved = _HALVED.format(scores.rows) if scores.rows else ""
     table = sheet.table(
         _scores(scores, request.seed) | {"weight": weight or _weight_errors(context, slots, errors)},
-        notes=tuple(filter(None, (reason, _unreached(scores, request)))),
+        notes=tuple(filter(None, (reason, halved, _unreached(scores, request)))),
     )
     return table if sums is None else replace(table, state=_keep(context, sheet, errors, sums, scores, first))
+
+
+def _halfway(context: Context, sheet: _Sheet) -> Halfway:
+    """Where a sweep block by block keeps what it knows."""
+    head = {"fingerprint": sheet.loaded.info.fingerprint, "text_hash": sheet.tokens.text_hash}
+    return Halfway(context.folder(), request_key(sheet.request), head)
 
 
 def _unreached(scores: LayerScores, request: SensitivityRequest) -> str:
@@ -125,18 +139,26 @@ class _Sheet:
     """What is odd about the text, a sentence each."""
 
     def table(
-        self, scores: Mapping[str, Any], sequences: int | None = None, notes: tuple[str, ...] = ()
+        self,
+        scores: Mapping[str, Any],
+        sequences: int | None = None,
+        notes: tuple[str, ...] = (),
+        rows: Sequence[int] | None = None,
     ) -> ScoreTable:
-        """The table of ``scores``, fields and their values, over the first ``sequences``; over all by default."""
+        """The table of ``scores``, fields and their values, over the first ``sequences``; over all by default.
+
+        ``rows`` says which of the units they are of; all by default.
+        """
+        slots = self.slots if rows is None else [self.slots[row] for row in rows]
         count, length = self.tokens.ids.shape
         read = count if sequences is None else sequences
         storage = [
             [form.storage(slot.unit.rows, slot.unit.columns, slot.unit.bits) for form in self.formats]
-            for slot in self.slots
+            for slot in slots
         ]
         table = ScoreTable(
             fingerprint=self.loaded.info.fingerprint,
-            units=tuple(slot.unit.name for slot in self.slots),
+            units=tuple(slot.unit.name for slot in slots),
             formats=tuple(form.name for form in self.formats),
             storage_bits=tuple(tuple(cell.total for cell in row) for row in storage),
             padded=tuple(tuple(cell.padded for cell in row) for row in storage),
