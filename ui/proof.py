@@ -64,23 +64,25 @@ def finalists(
 
     The same ones come in the same order, whichever of them is on the page.
     """
-    budget = draft.budget
+    score, terms = drafts.table_score(table), draft.terms
     found: dict[str, Finalist] = {}
     try:
-        best = workspace().finalists(
-            info, table, budget, draft.pins, drafts.table_score(table), draft.terms, COUNT
+        best = workspace().finalists(info, table, draft.budget, draft.pins, score, terms=terms, count=COUNT)
+        kept = workspace().keeping(
+            info,
+            table,
+            [one.assignment for one in marks.uniform.values()],
+            draft.budget,
+            None,
+            score,
+            terms=terms,
         )
     except QuantError:  # the budget asks for the impossible: the page says so
-        best = []
+        best, kept = [], [False] * len(marks.uniform)
     for place, solution in enumerate(best):
         name = f"predicted number {place + 1}" if place else "predicted best"
         found.setdefault(digest(solution.assignment), Finalist(solution, name))
-    fitting = {
-        name: solution
-        for name, solution in marks.uniform.items()
-        if (solution.average_bits if budget.kind == "bits" else solution.total_bytes)
-        <= budget.value * (1 + 1e-9)
-    }
+    fitting = {name: one for (name, one), fits in zip(marks.uniform.items(), kept, strict=True) if fits}
     if fitting:
         name = min(fitting, key=lambda name: fitting[name].predicted_kl)
         found.setdefault(
@@ -93,12 +95,7 @@ def finalists(
 
 def _request(info: ModelInfo, found: tuple[Finalist, ...]) -> ProveRequest:
     """The job that measures them on the bundled evaluation text, each with the layers that it changes."""
-    changed = tuple(
-        {unit: name for unit, name in each.solution.assignment.items() if name != "original"}
-        for each in found
-    )
-    roots = workspace().inspect_request(info.ref).roots
-    return ProveRequest(info.ref, info.fingerprint, changed, setup=setup.current(info), roots=roots)
+    return workspace().prove_request(info, [each.solution.assignment for each in found], setup.current(info))
 
 
 def _offer(request: ProveRequest, begun: bool) -> None:

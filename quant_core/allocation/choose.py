@@ -73,6 +73,16 @@ def best(named: NamedProblem, limit_bits: float) -> Best:
     return min(found, key=lambda one: (_cost(one), int(_total(one.problem.bits, one.choice))))
 
 
+def keeps(named: NamedProblem, limit_bits: float, choice: IntArray) -> bool:
+    """Whether a choice, (rows,) format indices, is allowed and keeps a limit in bits and those of the problem."""
+    rows = np.arange(len(choice))
+    return any(
+        problem.allowed[rows, choice].all()
+        and all(_total(bound.use, choice) <= bound.limit for bound in _bounds(named, problem, limit_bits))
+        for problem in variants(named)
+    )
+
+
 def variants(named: NamedProblem) -> list[Problem]:
     """The problem, or, where all quantized units must take one format, one problem a format.
 
