@@ -461,14 +461,27 @@ class Workspace:
     ) -> tuple[ParetoPoint, ...]:
         """The least predicted KL at every size worth having, smallest first; arguments as for ``solve``.
 
-        Target and rules hold; limits of ``terms`` beside size are left aside.
+        Target, rules and all limits of ``terms`` hold; see ``choose.curve``.
         """
+        return self.curve(info, table, pins, score, formats, terms)[0]
+
+    def curve(
+        self,
+        info: ModelInfo,
+        table: ScoreTable,
+        pins: Mapping[str, str] | None = None,
+        score: ScoreName = "fisher",
+        formats: Sequence[str] | None = None,
+        terms: Terms | None = None,
+    ) -> tuple[tuple[ParetoPoint, ...], str]:
+        """The points of ``front``, and where a limit has it begin or end, in words; empty where none does."""
         named = problem.build_problem(info, table, score, pins, formats, terms)
-        stored, least = choose.curve(named)
-        return tuple(
+        found = choose.curve(named)
+        points = tuple(
             ParetoPoint(named.problem.average_bits(bits), named.problem.total_bytes(bits), cost)
-            for bits, cost in zip(stored.tolist(), least.tolist(), strict=True)
+            for bits, cost in zip(found.bits.tolist(), found.cost.tolist(), strict=True)
         )
+        return points, found.ends
 
     def price(
         self, info: ModelInfo, table: ScoreTable, assignment: Mapping[str, str], score: ScoreName = "fisher"

@@ -133,7 +133,7 @@ def _prices(problem: Problem, use: FloatArray, limits: FloatArray) -> tuple[Floa
     from scipy.optimize import linprog  # slow to import, and needed only where several limits bind at once
 
     scale = np.maximum(limits, 1.0)
-    top = np.array([_steepest(problem, each) for each in use]) * 1.001
+    top = np.array([steepest(problem, each) for each in use]) * 1.001
     highest = float(np.where(problem.allowed, problem.cost, 0.0).max(axis=1).sum())
     ranges = [(None, highest), *((0.0, end) for end in top * scale)]
     looks = [top * share for share in np.vstack([np.eye(len(limits)), np.ones(len(limits))]) / 100]
@@ -158,7 +158,7 @@ def _prices(problem: Problem, use: FloatArray, limits: FloatArray) -> tuple[Floa
     return best_prices, best
 
 
-def _steepest(problem: Problem, use: FloatArray) -> float:
+def steepest(problem: Problem, use: FloatArray) -> float:
     """The most KL that any single step saves for what it takes, from each row's smallest choice on."""
     rows = np.arange(len(use))
     first = np.where(problem.allowed, use, np.inf).argmin(axis=1)
