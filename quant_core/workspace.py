@@ -15,11 +15,21 @@ from pathlib import Path
 from typing import Literal, overload
 
 from quant_core import columns, costs, recipes, schema, targets
-from quant_core.allocation import choose, moves, needs, neighbours, problem, references, solution
+from quant_core.allocation import (
+    calibration,
+    choose,
+    moves,
+    needs,
+    neighbours,
+    problem,
+    references,
+    solution,
+)
+from quant_core.allocation.calibration import Calibration, Interval
 from quant_core.allocation.neighbours import Trade
 from quant_core.allocation.references import Reference
 from quant_core.allocation.usage import Usage
-from quant_core.errors import Cancelled, JobError, ModelError, QuantError
+from quant_core.errors import BudgetError, Cancelled, FormatError, JobError, ModelError, QuantError
 from quant_core.jobs.client import Client
 from quant_core.kv_cache import kv_bits
 from quant_core.names import parse_format
@@ -355,12 +365,90 @@ class Workspace:
         budget: Budget,
         pins: Mapping[str, str] | None = None,
         score: ScoreName = "fisher",
+        formats: Sequence[str] | None = None,
         terms: Terms | None = None,
         count: int = 4,
     ) -> list[Solution]:
         """The answer of ``solve`` and its best neighbours of nearly its size, by rising predicted KL."""
-        named = problem.build_problem(info, table, score, pins, None, terms)
+        named = problem.build_problem(info, table, score, pins, formats, terms)
         return neighbours.finalists(named, problem.limit_bits(named.problem, budget), count)
+
+    def keeping(
+        self,
+        info: ModelInfo,
+        table: ScoreTable,
+        assignments: Sequence[Mapping[str, str]],
+        budget: Budget,
+        pins: Mapping[str, str] | None = None,
+        score: ScoreName = "fisher",
+        formats: Sequence[str] | None = None,
+        terms: Terms | None = None,
+    ) -> list[bool]:
+        """Which recipes of the caller's own meet all that ``solve`` would be asked to meet."""
+        named = problem.build_problem(info, table, score, pins, formats, terms)
+        limit = problem.limit_bits(named.problem, budget)
+        found = []
+        for assignment in assignments:
+            try:
+                found.append(choose.keeps(named, limit, named.choice(assignment)))
+            except (
+                BudgetError,
+                FormatError,
+            ):  # units that share a format differ, or a format is not on offer
+                found.append(False)
+        return found
+
+    # --- recipes to measure
+
+    def prove_request(
+        self,
+        info: ModelInfo,
+        assignments: Iterable[Mapping[str, str]],
+        setup: Setup,
+        text: schema.TextSource = schema.EVALUATION,
+        tokens: int = schema.ProveRequest.tokens,
+    ) -> schema.ProveRequest:
+        """The job that measures recipes on the same tokens, each with the units that it changes."""
+        changed = tuple(
+            {unit: form for unit, form in one.items() if form != schema.ORIGINAL} for one in assignments
+        )
+        roots = tuple(map(str, self._roots))
+        return schema.ProveRequest(
+            info.ref, info.fingerprint, changed, text, tokens, setup=setup, roots=roots
+        )
+
+    def calibration_recipes(
+        self, info: ModelInfo, table: ScoreTable, score: ScoreName = "fisher"
+    ) -> tuple[dict[str, str], ...]:
+        """Recipes to calibrate a table's prediction on: the same ones whatever recipe is predicted."""
+        return calibration.design(problem.build_problem(info, table, score))
+
+    def calibrated(
+        self, info: ModelInfo, table: ScoreTable, request: schema.ProveRequest, score: ScoreName = "fisher"
+    ) -> Calibration | None:
+        """What the recipes of ``request`` say about a table's prediction; None as long as they are not measured.
+
+        Raises:
+            QuantError: Too few of them have a KL above 0.
+        """
+        proof = self.result(request)
+        if proof is None:
+            return None
+        named = problem.build_problem(info, table, score)
+        return calibration.learned(named, request.assignments, proof.kl)
+
+    def interval(
+        self,
+        info: ModelInfo,
+        table: ScoreTable,
+        learned: Calibration,
+        assignment: Mapping[str, str],
+        score: ScoreName = "fisher",
+    ) -> Interval:
+        """The calibrated prediction of a recipe, with the ends that hold 95 of 100 measurements."""
+        return learned.interval(calibration.parts(problem.build_problem(info, table, score), assignment))
+
+    # --- trade-offs
 
     def front(
         self,
@@ -373,14 +461,27 @@ class Workspace:
     ) -> tuple[ParetoPoint, ...]:
         """The least predicted KL at every size worth having, smallest first; arguments as for ``solve``.
 
-        Target and rules hold; limits of ``terms`` beside size are left aside.
+        Target, rules and all limits of ``terms`` hold; see ``choose.curve``.
         """
+        return self.curve(info, table, pins, score, formats, terms)[0]
+
+    def curve(
+        self,
+        info: ModelInfo,
+        table: ScoreTable,
+        pins: Mapping[str, str] | None = None,
+        score: ScoreName = "fisher",
+        formats: Sequence[str] | None = None,
+        terms: Terms | None = None,
+    ) -> tuple[tuple[ParetoPoint, ...], str]:
+        """The points of ``front``, and where a limit has it begin or end, in words; empty where none does."""
         named = problem.build_problem(info, table, score, pins, formats, terms)
-        stored, least = choose.curve(named)
-        return tuple(
+        found = choose.curve(named)
+        points = tuple(
             ParetoPoint(named.problem.average_bits(bits), named.problem.total_bytes(bits), cost)
-            for bits, cost in zip(stored.tolist(), least.tolist(), strict=True)
+            for bits, cost in zip(found.bits.tolist(), found.cost.tolist(), strict=True)
         )
+        return points, found.ends
 
     def price(
         self, info: ModelInfo, table: ScoreTable, assignment: Mapping[str, str], score: ScoreName = "fisher"

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from quant_core.allocation import several
 from quant_core.allocation.choose import LimitTooLow, best, curve, headroom
 from quant_core.allocation.front import front
 from quant_core.allocation.moves import moved
-from quant_core.allocation.needs import Need, budget_need, needs_of, usage_of
-from quant_core.allocation.neighbours import finalists
-from quant_core.allocation.problem import NamedProblem, Problem, build_problem
+from quant_core.allocation.needs import Kind, Need, budget_need, needs_of, usage_of
+from quant_core.allocation.neighbours import finalists, trades
+from quant_core.allocation.problem import IntArray, NamedProblem, Problem, build_problem
 from quant_core.allocation.references import references
 from quant_core.allocation.several import Bound, JointlyInfeasible, solve_all
 from quant_core.allocation.solution import solution
@@ -181,6 +182,42 @@ def test_two_limits_bind_at_once_in_a_real_sized_problem() -> None:
     assert totals(problem, alone)[0] < totals(problem, found)[0], "the second limit costs something"
 
 
+def test_prices_give_the_bound_of_the_linear_relaxation() -> None:
+    """The Lagrangian bound is that of the relaxation with parts of choices (Geoffrion 1974), here by HiGHS."""
+    for seed in range(4):
+        problem = made(24, 5, seed)
+        dice = np.random.default_rng(seed)
+        uses = [problem.bits, *(dice.integers(1, 10**6, problem.cost.shape) for _ in range(1 + seed % 2))]
+        limits = [0.4 * use.max(axis=1).sum() + 0.6 * use.min(axis=1).sum() for use in uses]
+        _, bound = several._prices(problem, np.stack(uses).astype(float), np.array(limits))
+        units, formats = problem.cost.shape
+        relaxed = linprog(
+            problem.cost.ravel(),
+            A_ub=np.stack([use.ravel() / limit for use, limit in zip(uses, limits, strict=True)]),
+            b_ub=np.ones(len(uses)),
+            A_eq=np.kron(np.eye(units), np.ones(formats)),
+            b_eq=np.ones(units),
+        )
+        assert bound == pytest.approx(relaxed.fun, rel=1e-5)
+
+
+def test_two_limits_mostly_need_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Swaps come within a thousandth of the bound by themselves; HiGHS took ten times as long."""
+    monkeypatch.undo()
+    monkeypatch.setattr(several, "_by_program", None)
+    for seed in (1, 2, 3):
+        problem = made(300, 8, seed)
+        slow = problem.bits + np.where(np.arange(8) % 2, 12 * problem.bits[:, :1], 0)
+        size, rows = Bound(problem.bits, int(4.0 * problem.weights)), np.arange(300)
+        alone = solve(problem, size.limit)
+        quick = solve(replace(problem, bits=slow), int(slow.min(axis=1).sum() * 1.3))
+        time = Bound(slow, int(0.4 * slow[rows, alone].sum() + 0.6 * slow[rows, quick].sum()))
+        found, limits = solve_all(problem, [size, time]), np.array([size.limit, time.limit], float)
+        _, bound = several._prices(problem, np.stack([problem.bits, slow]).astype(float), limits)
+        assert several._keeps([size, time], found)
+        assert bound <= totals(problem, found)[0] <= bound / (1 - several.TOLERANCE) + 1e-12
+
+
 def test_limits_join_the_budget() -> None:
     budget = 6.0 * build_problem(INFO, TABLE).problem.weights
     tight = Terms(limits=Limits(bits=4.4))
@@ -272,7 +309,7 @@ def test_bitsandbytes_gets_the_best_recipe_of_one_format() -> None:
             if plain.bits[np.arange(7), choice].sum() <= limit
         )
         assert cost == pytest.approx(expected)
-    sizes, least = curve(named)
+    sizes, least, _ = curve(named)
     assert (np.diff(sizes) > 0).all()
     assert (np.diff(least) < 0).all()
     with pytest.raises(BudgetError, match="must take one format"):
@@ -287,9 +324,127 @@ def test_bitsandbytes_gets_the_best_recipe_of_one_format() -> None:
 def test_the_curve_of_a_free_problem_is_its_front() -> None:
     named = build_problem(INFO, TABLE)
     points = front(named.problem)
-    bits, cost = curve(named)
+    bits, cost, ends = curve(named)
+    assert ends == ""
     assert bits.tolist() == points.bits.tolist()
     assert cost.tolist() == points.cost.tolist()
+
+
+# --- the curve and trades under limits
+
+
+@st.composite
+def limited(draw: st.DrawFn) -> NamedProblem:
+    """A small problem with up to three limits, whole numbers and a half so that nothing lies on one."""
+    problem = draw(problems())
+    units, formats = problem.cost.shape
+    needs = []
+    if draw(st.booleans()):
+        share = draw(st.floats(0, 1))
+        low, high = (int(problem.bits[problem.allowed].min()), int(problem.bits.max(axis=1).sum()))
+        needs.append(Need("bits", (low + round(share * (high - low)) + 0.5) / 100, 0.0, factor=1 / 100))
+    numbers = st.lists(st.integers(0, 60), min_size=problem.cost.size, max_size=problem.cost.size)
+    kinds: list[Kind] = ["active", "milliseconds"]
+    for kind in draw(st.lists(st.sampled_from(kinds), unique=True)):
+        use = np.array(draw(numbers), float).reshape(units, formats)
+        low, high = use.min(axis=1).sum(), use.max(axis=1).sum()
+        limit = low + round(draw(st.floats(0, 1)) * (high - low)) + 0.5
+        needs.append(Need(kind, 7 + limit, 7.0, use=use))
+    names = tuple(f"u{unit}" for unit in range(units))
+    forms = (*"abc"[: formats - 1], ORIGINAL)
+    return NamedProblem(problem, names, forms, needs=tuple(needs), one_format=draw(st.booleans()))
+
+
+def feasible(named: NamedProblem, choice: IntArray, allowed: bool = True) -> bool:
+    """Whether a choice keeps every limit, is allowed, and has one format beside 16 bits if it has to."""
+    rows = np.arange(len(choice))
+    one = len(set(choice.tolist()) - {len(named.formats) - 1}) <= 1 or not named.one_format
+    kept = all(need.of(named.problem.bits, choice) <= need.limit for need in named.needs)
+    return one and kept and (not allowed or bool(named.problem.allowed[rows, choice].all()))
+
+
+def every_choice(named: NamedProblem) -> list[IntArray]:
+    options = [range(len(named.formats))] * len(named.units)
+    return [choice for choice in map(np.array, itertools.product(*options)) if feasible(named, choice)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(limited())
+def test_no_point_of_the_curve_breaks_a_limit(named: NamedProblem) -> None:
+    kept = [totals(named.problem, choice) for choice in every_choice(named)]
+    if not kept:
+        with pytest.raises(BudgetError):
+            curve(named)
+        return
+    found = curve(named)
+    for bits, cost in zip(found.bits.tolist(), found.cost.tolist(), strict=True):
+        assert any(size == bits and value == pytest.approx(cost, abs=1e-9) for value, size in kept)
+    assert (np.diff(found.bits) > 0).all()
+    assert (np.diff(found.cost) < 0).all()
+    assert found.cost[-1] == pytest.approx(min(kept)[0], abs=1e-9), "it ends with the best there is"
+    if not any(need.use is not None for need in named.needs):
+        least = {bits: min(cost for cost, size in kept if size <= bits) for bits in found.bits.tolist()}
+        assert list(least.values()) == pytest.approx(found.cost.tolist(), abs=1e-9)
+    free = curve(named._replace(needs=()))
+    assert found.ends or found.cost[-1] == pytest.approx(free.cost[-1], abs=1e-9), "what cuts it is named"
+
+
+@settings(max_examples=60, deadline=None)
+@given(limited(), st.data())
+def test_no_trade_breaks_a_limit_and_none_is_missing(named: NamedProblem, data: st.DataObject) -> None:
+    """Against every change of one other unit; the recipe itself may break a limit, as one edited by hand does."""
+    problem, formats = named.problem, len(named.formats)
+    start = [
+        choice
+        for choice in map(np.array, itertools.product(range(formats), repeat=len(named.units)))
+        if feasible(named._replace(needs=()), choice)
+    ]
+    if not start:
+        return
+    choice = data.draw(st.sampled_from(start))
+    row = data.draw(st.integers(0, len(named.units) - 1))
+    limit = int(problem.bits.sum())
+    found = {trade.form: trade for trade in trades(named, named.assignment(choice), named.units[row], limit)}
+    before = totals(problem, choice)
+    for form in set(range(formats)) - {int(choice[row])}:
+        after = []
+        for other, other_form in itertools.product(range(len(named.units)), range(formats)):
+            changed = choice.copy()
+            changed[other] = other_form
+            changed[row] = form
+            if feasible(named, changed):
+                after.append(totals(problem, changed)[0] - before[0])
+        trade = found.pop(named.formats[form], None)
+        assert (trade is not None) == bool(after)
+        if trade is not None:
+            assert trade.added == pytest.approx(min(after), abs=1e-9)
+            changed = choice.copy()
+            changed[row] = form
+            if trade.partner:
+                changed[named.units.index(trade.partner)] = named.formats.index(trade.after)
+            assert feasible(named, changed)
+            assert totals(problem, changed)[0] - before[0] == pytest.approx(trade.added, abs=1e-9)
+    assert not found
+
+
+def test_the_curve_says_where_and_why_it_ends() -> None:
+    whole = curve(build_problem(INFO, TABLE))
+    tight = build_problem(INFO, TABLE, terms=Terms(limits=Limits(bits=5.0)))
+    found = curve(tight)
+    assert (
+        found.ends
+        == "The curve ends at 5.00 bits: a better recipe would break the limit of 5.00 bits on bits a weight."
+    )
+    assert set(whole.bits[whole.bits <= 5.0 * tight.problem.weights]) <= set(found.bits)
+    assert curve(build_problem(INFO, TABLE, terms=Terms(limits=Limits(bits=20.0)))).ends == ""
+    use = Use(context=1, hardware="ddr4")
+    slow = build_problem(INFO, TABLE, terms=Terms(limits=Limits(milliseconds=0.12), use=use))
+    found = curve(slow)
+    assert found.ends.startswith("The curve begins at ")
+    assert "the smallest recipe breaks the limit of 0.12 ms on time a token." in found.ends
+    for place in (0, len(found.bits) // 2, -1):
+        solved = solution(slow, best(slow, float(found.bits[place])).choice)
+        assert solved.predicted_kl <= found.cost[place] * (1 + 1e-9)
 
 
 # --- edits by hand

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from quant_core.schema import Budget, ModelInfo, Proof, ProveRequest, ScoreTable
+from quant_core.schema import Budget, ModelInfo, Proof, ProveRequest, ScoreTable, Solution
 from quant_core.store import Store
 from quant_core.store.kinds import load_request
 from quant_core.workspace import Workspace
@@ -32,6 +33,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[ProveRequest]:
     return found
 
 
+def _opened(**query: str) -> AppTest:
+    """The recipe page with the panel opened."""
+    app = open_page("recipe", **query)
+    app.session_state["proof:panel"] = True
+    return app.run()
+
+
 def _prove(home: Path, request: ProveRequest, best: int) -> None:
     rows = [[0.10 + 0.01 * place, 0.12 + 0.01 * place] for place in range(len(request.assignments))]
     rows[best] = [0.05, 0.07]
@@ -46,7 +54,7 @@ def _prove(home: Path, request: ProveRequest, best: int) -> None:
 def test_finalists_fit_the_budget_and_are_all_different(
     workspace: Workspace, info: ModelInfo, table: ScoreTable, asked: list[ProveRequest]
 ) -> None:
-    app = open_page("recipe")
+    app = _opened()
     assert any(button.label == "Prove it" for button in app.button)
     recipes = asked[-1].assignments
     assert len(recipes) == panel.COUNT + 1
@@ -57,7 +65,7 @@ def test_finalists_fit_the_budget_and_are_all_different(
 
 
 def test_the_winner_is_shown_and_can_be_taken(home: Path, info: ModelInfo, asked: list[ProveRequest]) -> None:
-    app = open_page("recipe")
+    app = _opened()
     request = asked[-1]
     own = [dict(recipe) for recipe in request.assignments].index(dict(draft(app).assignment))
     best = (own + 1) % len(request.assignments)
@@ -76,8 +84,31 @@ def test_the_winner_is_shown_and_can_be_taken(home: Path, info: ModelInfo, asked
     assert dict(draft(app).assignment) == dict(request.assignments[own])
 
 
-def test_one_that_was_edited_by_hand_is_a_finalist(info: ModelInfo, asked: list[ProveRequest]) -> None:
+def test_nothing_is_worked_out_while_the_panel_is_closed(
+    info: ModelInfo, asked: list[ProveRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And once it is open only for a budget, pins and terms that are new."""
+    counted: list[Budget] = []
+    whole = Workspace.finalists
+
+    def counting(self: Workspace, *args: Any, **kept: Any) -> list[Solution]:
+        counted.append(args[2])
+        return whole(self, *args, **kept)
+
+    monkeypatch.setattr(Workspace, "finalists", counting)
     app = open_page("recipe")
+    app.number_input(key="budget:exact").set_value(3.2).run()
+    assert not counted
+    assert not asked
+    app.session_state["proof:panel"] = True
+    app.run()
+    app.multiselect(key="edit:chosen").set_value(["model.layers.3.mlp.gate_proj.weight"]).run()
+    assert counted == [Budget("bits", 3.2)]
+    assert asked[0] == asked[-1]
+
+
+def test_one_that_was_edited_by_hand_is_a_finalist(info: ModelInfo, asked: list[ProveRequest]) -> None:
+    app = _opened()
     app.multiselect(key="edit:chosen").set_value(["model.layers.3.mlp.gate_proj.weight"]).run()
     app.segmented_control(key="edit:format").set_value("int8/g64/asym").run()
     assert dict(draft(app).assignment) in [dict(recipe) for recipe in asked[-1].assignments]
@@ -86,14 +117,14 @@ def test_one_that_was_edited_by_hand_is_a_finalist(info: ModelInfo, asked: list[
 def test_a_failure_is_told_where_it_was_asked_for(
     home: Path, info: ModelInfo, asked: list[ProveRequest]
 ) -> None:
-    open_page("recipe")
+    _opened()
     job(home, asked[-1], "failed", "The worker process ended.", "Start it again.")
     app: AppTest = open_page("recipe")
     assert app.error[0].value == "The worker process ended.\n\nStart it again."
 
 
 def test_the_job_is_kept_as_it_was_asked(home: Path, info: ModelInfo, asked: list[ProveRequest]) -> None:
-    open_page("recipe", budget="3.5bits")
+    _opened(budget="3.5bits")
     made = job(home, asked[-1], "running")
     store = Store(home)
     ticket = store.jobs.ticket(made.id)

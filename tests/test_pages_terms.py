@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from quant_core.allocation.usage import activation_bytes, cache_bytes
 from quant_core.schema import (
     CALIBRATION,
     Budget,
@@ -179,6 +180,22 @@ def test_what_one_more_bit_would_take_elsewhere_is_shown(info: ModelInfo) -> Non
     shown = texts(app)
     assert "- **INT2**: layers." in shown
     assert "Each with the best change of one other layer that keeps to 4.5bits." in shown
+    app = open_page("recipe", memory="18")
+    choose(app, SOME)
+    assert "one other layer that keeps to 4.5bits and every further limit." in texts(app)
+
+
+def test_the_front_ends_where_a_limit_binds_and_says_so(
+    workspace: Workspace, info: ModelInfo, table: ScoreTable
+) -> None:
+    app = open_page("recipe", memory="21")
+    asked = draft(app).terms
+    points = workspace.front(info, table, terms=asked)
+    beside = cache_bytes(info, asked.use) + activation_bytes(info, asked.use)
+    assert 0.99 * 21e6 < max(point.total_bytes for point in points) + beside <= 21e6
+    assert "a better recipe would break the limit of 21.00 MB on memory." in texts(app)
+    assert '"best under these terms"' in app.get("plotly_chart")[0].proto.spec
+    assert "a better recipe would break" not in texts(open_page("recipe"))
 
 
 def test_the_command_line_of_a_recipe_names_its_terms(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import streamlit as st
 
-from quant_core.allocation.calibration import design, fit, parts
-from quant_core.allocation.problem import build_problem
-from quant_core.schema import ORIGINAL, ModelInfo, ProveRequest, ScoreTable, Solution
+from quant_core.schema import ModelInfo, ProveRequest, ScoreTable, Solution
 from ui import recipe_draft as drafts
 from ui import setup, words
 from ui.jobs import guarded, latest, request_result, submit, workspace
@@ -23,12 +20,11 @@ def figure(info: ModelInfo, table: ScoreTable, solution: Solution) -> Figure | N
     proof = workspace().result(request)
     if proof is None:
         return None
-    named = build_problem(info, table, drafts.table_score(table))
-    seen = np.array([parts(named, recipe) for recipe in request.assignments])
-    calibration = guarded(lambda: fit(seen, [float(np.mean(row)) for row in proof.kl]))
+    score = drafts.table_score(table)
+    calibration = guarded(lambda: workspace().calibrated(info, table, request, score))
     if calibration is None:
         return None
-    found = calibration.interval(parts(named, solution.assignment))
+    found = workspace().interval(info, table, calibration, solution.assignment, score)
     return Figure(
         "Predicted KL", f"{words.significant(found.kl)} nats",
         f"Sum of the layers' scores ({words.significant(solution.predicted_kl)}), corrected by what "
@@ -67,14 +63,9 @@ def progress(info: ModelInfo, table: ScoreTable) -> None:
 
 def _request(info: ModelInfo, table: ScoreTable) -> ProveRequest:
     """The job that measures the recipes to calibrate on: the same for every recipe of these scores."""
-    recipes = _recipes(table_key(table), info, table)
-    roots = workspace().inspect_request(info.ref).roots
-    return ProveRequest(info.ref, info.fingerprint, recipes, setup=setup.current(info), roots=roots)
+    return workspace().prove_request(info, _recipes(table_key(table), info, table), setup.current(info))
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _recipes(key: str, _info: ModelInfo, _table: ScoreTable) -> tuple[dict[str, str], ...]:
-    named = build_problem(_info, _table, drafts.table_score(_table))
-    return tuple(
-        {unit: name for unit, name in recipe.items() if name != ORIGINAL} for recipe in design(named)
-    )
+    return workspace().calibration_recipes(_info, _table, drafts.table_score(_table))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pandas as pd
@@ -15,9 +16,10 @@ from ui import recipe_draft as drafts
 from ui import setup, words
 from ui.format_names import format_name, short_names
 from ui.jobs import latest, request_result, start_button, workspace
-from ui.recipe_budget import Landmarks
+from ui.recipe_budget import Landmarks, table_key
 from ui.widgets import notes
 
+_PANEL = "proof:panel"
 COUNT = 4
 """Recipes of the budget that are measured; the one on the page and the reference come on top if they are others."""
 _NAMED = 3
@@ -32,16 +34,25 @@ class Finalist(NamedTuple):
 
 
 def panel(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: Landmarks) -> list[Mark]:
-    """Offers to measure the finalists, shows how that is going, or who won; gives what was measured for the front."""
+    """Offers to measure the finalists, shows how that is going, or who won; gives what was measured for the front.
+
+    Nothing is worked out while it is closed, as it is at first where nobody has measured several recipes yet.
+    """
+    box = st.expander(
+        "Prove it: measure the finalists side by side",
+        icon=":material/trophy:",
+        expanded=any(job.kind == "prove" for job in workspace().jobs(50)),
+        key=_PANEL,
+        on_change="rerun",
+    )
+    if not box.open:
+        return []
     found = finalists(info, table, draft, marks)
     request = _request(info, found)
     proof = workspace().result(request)
-    begun = proof is not None or latest(request) is not None
-    with st.expander(
-        "Prove it: measure the finalists side by side", icon=":material/trophy:", expanded=begun
-    ):
+    with box:
         if proof is None:
-            _offer(request, begun)
+            _offer(request, latest(request) is not None)
             return []
         places = ranking(proof.kl)
         _table(info, found, places, proof)
@@ -64,41 +75,42 @@ def finalists(
 
     The same ones come in the same order, whichever of them is on the page.
     """
-    budget = draft.budget
-    found: dict[str, Finalist] = {}
-    try:
-        best = workspace().finalists(
-            info, table, budget, draft.pins, drafts.table_score(table), draft.terms, COUNT
-        )
-    except QuantError:  # the budget asks for the impossible: the page says so
-        best = []
-    for place, solution in enumerate(best):
-        name = f"predicted number {place + 1}" if place else "predicted best"
-        found.setdefault(digest(solution.assignment), Finalist(solution, name))
-    fitting = {
-        name: solution
-        for name, solution in marks.uniform.items()
-        if (solution.average_bits if budget.kind == "bits" else solution.total_bytes)
-        <= budget.value * (1 + 1e-9)
-    }
-    if fitting:
-        name = min(fitting, key=lambda name: fitting[name].predicted_kl)
-        found.setdefault(
-            digest(fitting[name].assignment), Finalist(fitting[name], f"{format_name(name)} everywhere")
-        )
+    key = f"{table_key(table)} {draft.budget} {sorted(draft.pins.items())} {draft.terms}"
+    found = dict(_predicted(key, info, table, draft, marks.uniform))
     own = drafts.priced(info, table, draft)
     found.setdefault(digest(own.assignment), Finalist(own, "edited by hand"))
     return tuple(found[key] for key in sorted(found))
 
 
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _predicted(
+    key: str, _info: ModelInfo, _table: ScoreTable, _draft: drafts.Draft, _uniform: Mapping[str, Solution]
+) -> dict[str, Finalist]:
+    """The finalists that do not depend on the recipe on the page."""
+    score, terms = drafts.table_score(_table), _draft.terms
+    asked = (_draft.budget, _draft.pins, score)
+    every = [one.assignment for one in _uniform.values()]
+    try:
+        best = workspace().finalists(_info, _table, *asked, terms=terms, count=COUNT)
+        kept = workspace().keeping(_info, _table, every, _draft.budget, None, score, terms=terms)
+    except QuantError:  # the budget asks for the impossible: the page says so
+        return {}
+    found: dict[str, Finalist] = {}
+    for place, solution in enumerate(best):
+        name = f"predicted number {place + 1}" if place else "predicted best"
+        found.setdefault(digest(solution.assignment), Finalist(solution, name))
+    fitting = {name: one for (name, one), fits in zip(_uniform.items(), kept, strict=True) if fits}
+    if fitting:
+        name = min(fitting, key=lambda name: fitting[name].predicted_kl)
+        found.setdefault(
+            digest(fitting[name].assignment), Finalist(fitting[name], f"{format_name(name)} everywhere")
+        )
+    return found
+
+
 def _request(info: ModelInfo, found: tuple[Finalist, ...]) -> ProveRequest:
     """The job that measures them on the bundled evaluation text, each with the layers that it changes."""
-    changed = tuple(
-        {unit: name for unit, name in each.solution.assignment.items() if name != "original"}
-        for each in found
-    )
-    roots = workspace().inspect_request(info.ref).roots
-    return ProveRequest(info.ref, info.fingerprint, changed, setup=setup.current(info), roots=roots)
+    return workspace().prove_request(info, [each.solution.assignment for each in found], setup.current(info))
 
 
 def _offer(request: ProveRequest, begun: bool) -> None:

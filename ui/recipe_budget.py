@@ -13,7 +13,6 @@ from quant_core.plots.pareto import Mark, draw_pareto_front, mark, pareto_front
 from quant_core.schema import (
     Budget,
     Evaluation,
-    Limits,
     ModelInfo,
     ParetoPoint,
     ScoreTable,
@@ -39,12 +38,16 @@ class Landmarks(NamedTuple):
 
     uniform: dict[str, Solution]
     front: tuple[ParetoPoint, ...]
+    ends: str
+    """Where a limit has the front begin or end, in words."""
 
 
 def landmarks(info: ModelInfo, table: ScoreTable, pins: dict[str, str]) -> Landmarks:
-    """The landmarks of a table under pins, target and rules; computed once and then kept."""
-    asked = replace(terms.current(info), limits=Limits(), use=Use())
-    return _landmarks(f"{table_key(table)} {asked}", tuple(sorted(pins.items())), asked, info, table)
+    """The landmarks of a table under pins, target, rules and limits; computed once and then kept."""
+    asked, key = terms.current(info), table_key(table)
+    uniform = _uniform(f"{key} {asked.target}", asked.target, info, table)
+    front, ends = _front(f"{key} {asked}", tuple(sorted(pins.items())), asked, info, table)
+    return Landmarks(uniform, front, ends)
 
 
 def table_key(table: ScoreTable) -> str:
@@ -54,21 +57,23 @@ def table_key(table: ScoreTable) -> str:
     return f"{key} {drafts.table_score(table)}"
 
 
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _uniform(key: str, _target: str, _info: ModelInfo, _table: ScoreTable) -> dict[str, Solution]:
+    score, desk = drafts.table_score(_table), workspace()
+    held = desk.held(_target, _info, _table.units, _table.formats)
+    found = {name: desk.price(_info, _table, dict.fromkeys(_table.units, name), score)
+             for name in held or _table.formats}  # fmt: skip
+    return {name: found[name] for name in sorted(found, key=lambda name: found[name].average_bits)}
+
+
 @st.cache_resource(max_entries=64, show_spinner=False)
-def _landmarks(
+def _front(
     key: str, pins: tuple[tuple[str, str], ...], _asked: Terms, _info: ModelInfo, _table: ScoreTable
-) -> Landmarks:
-    score = drafts.table_score(_table)
-    desk = workspace()
-    held = desk.held(_asked.target, _info, _table.units, _table.formats)
-    uniform = {name: desk.price(_info, _table, dict.fromkeys(_table.units, name), score)
-               for name in held or _table.formats}  # fmt: skip
-    order = sorted(uniform, key=lambda name: uniform[name].average_bits)
+) -> tuple[tuple[ParetoPoint, ...], str]:
     try:
-        front = desk.front(_info, _table, dict(pins), score, terms=_asked)
+        return workspace().curve(_info, _table, dict(pins), drafts.table_score(_table), terms=_asked)
     except QuantError:
-        front = ()  # nothing can meet the terms; the page says why
-    return Landmarks({name: uniform[name] for name in order}, front)
+        return (), ""  # nothing can meet the terms; the page says why
 
 
 def controls(info: ModelInfo, table: ScoreTable, marks: Landmarks) -> DeltaGenerator:
@@ -246,7 +251,9 @@ def against_uniform(solution: Solution, marks: Landmarks) -> str:
         f"{words.nats(uniform.predicted_kl)}, "
     )
     if gain < 0.995:
-        return f"{same}the best mix of that size under these pins and rules {words.significant(best)}."
+        return (
+            f"{same}the best mix of that size under these pins, rules and limits {words.significant(best)}."
+        )
     if gain < 1.005:
         return f"{same}and no mix of that size does better."
     return f"{same}the best mix of that size {words.significant(best)}: **{gain:.2f} times less**."
@@ -276,12 +283,12 @@ def front_chart(
         largest = max(largest, solution.average_bits)
     points = [point for point in marks.front if point.average_bits <= largest * 1.02]
     draft = drafts.current(info)
-    pinned = draft is not None and (
-        bool(draft.pins) or draft.terms.target != "any" or bool(draft.terms.rules)
-    )
+    pinned = draft is not None and (bool(draft.pins) or replace(draft.terms, use=Use()) != Terms())
     figure = draw_pareto_front(pareto_front(points, shown, drafts.BUDGET.get().kind), theme.palette(), pinned)
     figure.update_layout(uirevision="front")
-    theme.chart(figure, "front", f"{alt}.")
+    theme.chart(figure, "front", " ".join([f"{alt}.", marks.ends]).strip())
+    if marks.ends:
+        st.caption(f":material/block: {marks.ends}")
 
 
 def refusal(

@@ -16,7 +16,7 @@ from quant_core.plots.bands import draw_recipe_bands, recipe_bands
 from quant_core.plots.grid import all_clicked
 from quant_core.plots.sizes import stored_bits
 from quant_core.recipes import MIXES
-from quant_core.schema import ORIGINAL, ModelInfo, ScoreTable
+from quant_core.schema import ORIGINAL, Limits, ModelInfo, ScoreTable
 from ui import added_formats, recipe_terms, terms, theme, words
 from ui import recipe_draft as drafts
 from ui.format_names import format_name, method_name, short_names
@@ -200,8 +200,10 @@ def _trades(info: ModelInfo, table: ScoreTable, draft: Draft, unit: str) -> None
     if lines:
         with st.expander("What would another format take from other layers?", icon=":material/swap_horiz:"):
             st.markdown("\n".join(lines))
+            further = "" if draft.terms.limits == Limits() else " and every further limit"
             st.caption(
-                f"Each with the best change of one other layer that keeps to {drafts.budget_text(draft.budget)}."
+                "Each with the best change of one other layer that keeps to "
+                f"{drafts.budget_text(draft.budget)}{further}."
             )
 
 

@@ -108,6 +108,14 @@ def fit(parts: FloatArray, kl: Sequence[float]) -> Calibration:
     )
 
 
+def learned(
+    named: NamedProblem, assignments: Sequence[Mapping[str, str]], kl: Sequence[Sequence[float]]
+) -> Calibration:
+    """Learn from assignments and their measured KL, (recipes, sequences); raises like ``fit``."""
+    seen = np.array([parts(named, assignment) for assignment in assignments])
+    return fit(seen, [float(np.mean(row)) for row in kl])
+
+
 def _model(effects: FloatArray, parts: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Log KL of recipes (recipes,) and its derivative by the effects (recipes, effects)."""
     shifted = parts * np.exp(effects[1:-1])

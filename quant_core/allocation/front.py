@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quant_core.allocation.problem import FloatArray, IntArray, Problem
+from quant_core.allocation.problem import FloatArray, IntArray, Numbers, Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,18 @@ class Front:
         chosen = self.first.copy()
         chosen[self.unit[:point]] = self.format[:point]  # of several steps of a unit the last one stays
         return chosen
+
+    def totals(self, values: Numbers) -> Numbers:
+        """(points,) the sum over units of ``values``, (units, formats), at every point."""
+        before = self.first[self.unit]
+        order = np.argsort(self.unit, kind="stable")
+        again = self.unit[order[1:]] == self.unit[order[:-1]]
+        before[order[1:][again]] = self.format[order[:-1][again]]
+        more = values[self.unit, self.format] - values[self.unit, before]
+        last = values[np.arange(len(self.first)), self.choice(len(self.unit))].sum(keepdims=True)
+        # From the ceiling down, as for the cost: what the original adds is often exactly 0.
+        totals: Numbers = np.concatenate([last - np.cumsum(more[::-1])[::-1], last])
+        return totals
 
 
 def front(problem: Problem) -> Front:

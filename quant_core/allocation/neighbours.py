@@ -9,17 +9,16 @@ until no change left out could do better than what was found.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from quant_core.allocation.choose import best
+from quant_core.allocation.choose import best, bounds_of, variants
 from quant_core.allocation.front import front
 from quant_core.allocation.problem import FloatArray, IntArray, NamedProblem, Problem
 from quant_core.allocation.several import Bound
 from quant_core.allocation.solution import solution
-from quant_core.allocation.solver import whole_limit
 from quant_core.schema import Solution
 
 WINDOW = 0.005
@@ -130,7 +129,7 @@ def trades(named: NamedProblem, assignment: Mapping[str, str], unit: str, limit_
     """What it takes to give one unit each of its other formats: the best change of one other unit that makes room.
 
     Args:
-        named: The problem and its names.
+        named: The problem, its names and its limits, all of which hold.
         assignment: Decided unit to full format name: the recipe as it is.
         unit: The unit that is to change, with all that shares its format.
         limit_bits: Bits that all decided units may take.
@@ -141,18 +140,35 @@ def trades(named: NamedProblem, assignment: Mapping[str, str], unit: str, limit_
     Raises:
         QuantError: The unit is not decided on, or the assignment does not fit; see ``NamedProblem.choice``.
     """
-    problem, choice = named.problem, named.choice(assignment)
-    rows, row = np.arange(len(choice)), named.row(unit)
-    free = whole_limit(limit_bits) - int(problem.bits[rows, choice].sum())
-    changes = _changes(problem, choice)
+    choice, row = named.choice(assignment), named.row(unit)
+    found: dict[str, Trade] = {}
+    for problem in variants(named):
+        for trade in _trades(named, problem, choice, row, bounds_of(named, problem, limit_bits)):
+            known = found.setdefault(trade.form, trade)
+            found[trade.form] = min(known, trade, key=lambda one: (one.added, one.more))
+    sizes = dict(zip(named.formats, named.problem.bits[row].tolist(), strict=True))
+    return sorted(found.values(), key=lambda trade: sizes[trade.form])
+
+
+def _trades(
+    named: NamedProblem, problem: Problem, choice: IntArray, row: int, bounds: Sequence[Bound]
+) -> Iterator[Trade]:
+    """The trades of one row that leave every row in a format that is allowed, and all bounds kept."""
+    rows = np.arange(len(choice))
+    free = [bound.limit - int(bound.use[rows, choice].sum()) for bound in bounds]
+    changes = _changes(problem, choice, bounds)
     others = np.flatnonzero(changes.row != row)
-    members = named.rows if named.rows is not None else np.arange(len(named.units))
-    found = []
-    order = np.argsort(problem.bits[row], kind="stable")
-    for form in order[problem.allowed[row][order] & (order != choice[row])].tolist():
-        more = int(problem.bits[row, form] - problem.bits[row, choice[row]])
-        added = float(problem.cost[row, form] - problem.cost[row, choice[row]])
-        fitting = others[changes.more[others] <= free - more]
+    amiss = np.setdiff1d(np.flatnonzero(~problem.allowed[rows, choice]), [row])
+    if len(amiss):
+        others = others[changes.row[others] == amiss[0]] if len(amiss) == 1 else others[:0]
+    members = named.rows if named.rows is not None else rows
+    for form in np.flatnonzero(
+        problem.allowed[row] & (np.arange(len(named.formats)) != choice[row])
+    ).tolist():
+        fits = np.ones(len(others), bool)
+        for bound, taken, most in zip(bounds, changes.taken, free, strict=True):
+            fits &= taken[others] + int(bound.use[row, form] - bound.use[row, choice[row]]) <= most
+        fitting = others[fits]
         if not len(fitting):
             continue
         best_ = fitting[np.lexsort((changes.more[fitting], changes.added[fitting]))[0]]
@@ -161,9 +177,9 @@ def trades(named: NamedProblem, assignment: Mapping[str, str], unit: str, limit_
         if other >= 0:
             partner = named.units[int(np.flatnonzero(members == other)[0])]
             before, after = named.formats[choice[other]], named.formats[changes.format[best_]]
-        added, more = added + float(changes.added[best_]), more + int(changes.more[best_])
-        found.append(Trade(named.formats[form], partner, before, after, added, more))
-    return found
+        added = float(problem.cost[row, form] - problem.cost[row, choice[row]] + changes.added[best_])
+        more = int(problem.bits[row, form] - problem.bits[row, choice[row]] + changes.more[best_])
+        yield Trade(named.formats[form], partner, before, after, added, more)
 
 
 def finalists(named: NamedProblem, limit_bits: float, count: int) -> list[Solution]:

@@ -39,9 +39,9 @@ def ranking(kl: Sequence[Sequence[float]]) -> tuple[Place, ...]:
     """
     values = np.array(kl, np.float64)
     means = values.mean(axis=1)
-    order = np.argsort(means, kind="stable")
+    order = np.argsort(means, kind="stable").tolist()
     places = []
-    for recipe in order.tolist():
+    for recipe in order:
         behind = values[recipe] - values[order[0]]
         error = _stderr(behind)
         tied = recipe == order[0] or abs(float(behind.mean())) <= CLEAR * error

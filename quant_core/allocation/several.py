@@ -5,15 +5,16 @@
 2. Else the Lagrangian relaxation: with a price a limit, every unit takes its cheapest choice, and the best prices give
    a bound that no recipe beats (Fisher 1981, "The Lagrangian relaxation method for solving integer programming
    problems", Management Science 27(1)). They are found by cutting planes (Kelley 1960), so that the linear programs
-   have a row a look and stay tiny whatever the model's size.
-3. The relaxation's recipe is made to keep all limits and improved by swaps. Choices whose reduced cost exceeds what it
-   is above the bound are in no better recipe and go, as in ``solver``.
+   have a row a limit and a column a look, and stay tiny whatever the model's size.
+3. The relaxation's recipes at prices a little higher keep all limits, and are improved by swaps. Choices whose reduced
+   cost exceeds what the best of them is above the bound are in no better recipe and go, as in ``solver``.
 4. HiGHS solves what is left, to within ``TOLERANCE`` of the predicted KL; if the recipe of step 3 is as good as that
    already, it is the answer.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -28,10 +29,18 @@ LOOKS = 60
 """Cutting planes at most; prices a little off cost time and nothing else."""
 CLOSE = 1e-6
 """The prices are good enough when no others could raise the bound by more than this part of it."""
+PIVOTS = 200
+"""Pivots at most for the prices of one look; fewer than it takes cost time and nothing else."""
+HAIR = 1e-10
+"""A pivot that would lower the bound by less, in parts of it, is not made."""
 TOLERANCE = 1e-3
 """How far, in parts of its predicted KL, an answer may be above the best there can be: far less than scores are off."""
 NEAR = 256
 """Changes of which pairs are tried to improve a recipe before HiGHS is asked."""
+RAISES = (1.0, 1.001, 1.003, 1.01, 1.03, 1.1, 1.3)
+"""By how much each price is raised, to get a recipe that keeps its limit."""
+STEEP = (2.0, 4.0, 16.0)
+"""By how much all are, where none of those does."""
 STEPS = 100
 """Such swaps at most."""
 
@@ -89,7 +98,7 @@ def solve_all(problem: Problem, bounds: list[Bound]) -> IntArray:
     prices, floor = _prices(problem, use, limits)
     reduced = _priced(problem, use, prices)
     base = reduced.argmin(axis=1)
-    incumbent = _incumbent(problem, bounds, use, prices)
+    incumbent = _incumbent(problem, bounds, use, prices, floor)
     ceiling = np.inf if incumbent is None else _cost(problem, incumbent)
     gap = ceiling - floor
     if incumbent is not None and gap <= (TOLERANCE + 1e-12) * ceiling:
@@ -130,35 +139,74 @@ def _priced(problem: Problem, use: FloatArray, prices: FloatArray) -> FloatArray
 
 def _prices(problem: Problem, use: FloatArray, limits: FloatArray) -> tuple[FloatArray, float]:
     """The prices of the best bound found, and the bound: a cost that no recipe beats."""
-    from scipy.optimize import linprog  # slow to import, and needed only where several limits bind at once
-
     scale = np.maximum(limits, 1.0)
-    top = np.array([_steepest(problem, each) for each in use]) * 1.001
-    highest = float(np.where(problem.allowed, problem.cost, 0.0).max(axis=1).sum())
-    ranges = [(None, highest), *((0.0, end) for end in top * scale)]
+    top = np.array([steepest(problem, each) for each in use]) * 1.001
+    master = _Master(top * scale)
     looks = [top * share for share in np.vstack([np.eye(len(limits)), np.ones(len(limits))]) / 100]
     best, best_prices = -np.inf, looks[0]
-    cuts: list[list[float]] = []
-    roof: list[float] = []
-    while looks and len(cuts) < LOOKS:
+    for _ in range(LOOKS):
         prices = looks.pop()
         choice = _priced(problem, use, prices).argmin(axis=1)
         cost, over = _cost(problem, choice), _totals(use, choice) - limits
         if cost + float(prices @ over) > best:
             best, best_prices = cost + float(prices @ over), prices
         # At any prices p the bound is at most cost + p @ over: this choice is one of those it is the least of.
-        cuts.append([1.0, *(-over / scale)])
-        roof.append(cost)
+        master.add(cost, over / scale)
         if not looks:
-            answer = linprog(
-                [-1.0] + [0.0] * len(limits), A_ub=np.array(cuts), b_ub=np.array(roof), bounds=ranges
-            )
-            if answer.x is not None and float(answer.x[0]) - best > CLOSE * abs(best):
-                looks.append(np.asarray(answer.x[1:], np.float64) / scale)
+            ceiling, found = master.solve()
+            if ceiling - best <= CLOSE * abs(best):
+                break
+            looks.append(found / scale)
     return best_prices, best
 
 
-def _steepest(problem: Problem, use: FloatArray) -> float:
+class _Master:
+    """The prices at which the least of the cuts seen so far is highest, by the simplex method on its dual.
+
+    The dual mixes the choices seen, weights lambda >= 0 that sum to 1, at the least cost: min lambda @ cost + top @ s
+    with lambda @ over - s + u = 0 and s, u >= 0, s being what the mix exceeds the limits by. It has a row a limit and
+    one more, and a new cut is a new column that the last basis stays feasible with (Dantzig and Wolfe 1960,
+    "Decomposition principle for linear programs", Operations Research 8(1)); a few pivots on so small a basis take far
+    less than setting a solver up.
+    """
+
+    def __init__(self, top: FloatArray) -> None:
+        limits = len(top)
+        unit = np.vstack([np.eye(limits), np.zeros((1, limits))])
+        self._columns = np.hstack([-unit, unit])
+        """(limits + 1, columns): s, u, then a column a cut."""
+        self._cost = np.append(top, np.zeros(limits))
+        self._basis: list[int] = []
+
+    def add(self, cost: float, over: FloatArray) -> None:
+        """One more cut: a choice's cost, and what it takes (limits,) above the limits."""
+        self._columns = np.column_stack([self._columns, np.append(over, 1.0)])
+        self._cost = np.append(self._cost, cost)
+        if not self._basis:
+            rows = np.arange(len(over))
+            self._basis = [*np.where(over > 0, rows, rows + len(over)).tolist(), len(self._cost) - 1]
+
+    def solve(self) -> tuple[float, FloatArray]:
+        """A number that no bound exceeds, and the prices (limits,), in costs a scaled unit."""
+        right = np.append(np.zeros(len(self._basis) - 1), 1.0)
+        for _ in range(PIVOTS):
+            inverse = np.linalg.inv(self._columns[:, self._basis])
+            duals = self._cost[self._basis] @ inverse
+            reduced = self._cost - duals @ self._columns
+            reduced[self._basis] = 0.0
+            enters = int(reduced.argmin())
+            if reduced[enters] >= -HAIR * max(abs(float(duals[-1])), 1e-300):
+                break
+            step, level = inverse @ self._columns[:, enters], inverse @ right
+            ratios = np.where(step > 1e-9, np.maximum(level, 0.0) / np.where(step > 1e-9, step, 1.0), np.inf)
+            leaves = int(ratios.argmin())
+            if not np.isfinite(ratios[leaves]):
+                break
+            self._basis[leaves] = enters
+        return float(duals[-1]), np.maximum(-duals[:-1], 0.0)
+
+
+def steepest(problem: Problem, use: FloatArray) -> float:
     """The most KL that any single step saves for what it takes, from each row's smallest choice on."""
     rows = np.arange(len(use))
     first = np.where(problem.allowed, use, np.inf).argmin(axis=1)
@@ -168,13 +216,30 @@ def _steepest(problem: Problem, use: FloatArray) -> float:
     return float((np.maximum(saved, 0.0) / np.where(steps, more, np.inf)).max(initial=0.0))
 
 
-def _incumbent(problem: Problem, bounds: list[Bound], use: FloatArray, prices: FloatArray) -> IntArray | None:
-    """A recipe that keeps all bounds: the relaxation's at raised prices, after swaps; None if none is met."""
-    for factor in (1.0, 1.001, 1.003, 1.01, 1.03, 1.1, 1.3, 2.0, 4.0, 16.0):
-        choice = _priced(problem, use, prices * factor).argmin(axis=1)
-        if _keeps(bounds, choice):
-            return _improved(problem, bounds, use, prices, choice)
-    return None
+def _incumbent(
+    problem: Problem, bounds: list[Bound], use: FloatArray, prices: FloatArray, floor: float
+) -> IntArray | None:
+    """The best, after swaps, of the relaxation's recipes at raised prices that keep all bounds; None if none does.
+
+    Prices are raised each by itself: what the relaxation takes too much of is mostly one of the limits. It is enough to
+    be within ``TOLERANCE`` of ``floor``.
+    """
+    best, least = None, np.inf
+    seen: set[bytes] = set()
+    raised = sorted(itertools.product(RAISES, repeat=len(bounds)), key=sum)
+    for factors in [*raised, *([factor] * len(bounds) for factor in STEEP)]:
+        if best is not None and factors[0] in STEEP:
+            break
+        choice = _priced(problem, use, prices * np.array(factors)).argmin(axis=1)
+        if choice.tobytes() in seen or not _keeps(bounds, choice):
+            continue
+        seen.add(choice.tobytes())
+        choice = _improved(problem, bounds, use, prices, choice)
+        if (cost := _cost(problem, choice)) < least:
+            best, least = choice, cost
+        if least - floor <= (TOLERANCE + 1e-12) * least:
+            break
+    return best
 
 
 def _improved(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,23 +43,90 @@ def bundled_text(name: str) -> str:
     return (TEXTS / f"{name}.txt").read_text(encoding="utf-8").replace("\n%\n", "\n")
 
 
+class Stretches(NamedTuple):
+    """A text in two parts."""
+
+    learned: Tokens
+    """What rounding methods learn from."""
+    scored: Tokens
+    """What they are scored on."""
+    note: str
+    """What to say of that, a sentence; empty where both are the same."""
+
+
 def tokenize(context: Context, loaded: LoadedModel, source: TextSource, tokens: int, length: int) -> Tokens:
     """Sequences of the text, as many as make ``tokens``, or all there are.
 
     Consecutive windows that do not overlap; each begins with the tokenizer's own start token if it has one. Raises
     ``TextError`` for text that is empty or under 64 tokens.
     """
+    length = _length(loaded, tokens, length)
+    if source.kind == "self":
+        return _written(context, loaded, source, tokens, length)
+    stream, text_hash, label = _stream(loaded, source)
+    return Tokens(_cut(loaded, stream, tokens, length)[0], text_hash, label)
+
+
+def stretches(
+    context: Context, loaded: LoadedModel, source: TextSource, tokens: int, length: int, apart: bool
+) -> Stretches:
+    """What ``tokenize`` gives to learn from, and, if the two are to be apart, as much text behind it to score on.
+
+    Of a text too short for both each gets one half. A model that writes its text writes another one, with the next
+    seed. Raises ``TextError`` as ``tokenize`` does, and for text under 128 tokens that is to be parted.
+    """
+    if not apart:
+        same = tokenize(context, loaded, source, tokens, length)
+        return Stretches(same, same, "")
+    length = _length(loaded, tokens, length)
+    if source.kind == "self":
+        learned, scored = (
+            _written(context, loaded, replace(source, seed=source.seed + more), tokens, length)
+            for more in (0, 1)
+        )
+        return Stretches(
+            learned, scored, f"{_LEARNED} one text, and scores are over another ({scored.label})."
+        )
+    stream, text_hash, label = _stream(loaded, source)
+    if len(stream) < 2 * _FEWEST:
+        raise TextError(
+            f"The text ({label}) has {len(stream)} tokens, and at least {2 * _FEWEST} are needed where a rounding "
+            "learns from one half and is scored on the other.",
+            "Give a longer text, or leave out the methods that learn.",
+        )
+    ids, used = _cut(loaded, stream, tokens, length)
+    said = f"{_LEARNED} the first {used:,} tokens, and scores are over the next {used:,}."
+    if 2 * used > len(stream):
+        half = len(stream) // 2
+        stream = stream[: 2 * half]
+        ids, used = _cut(loaded, stream[:half], min(tokens, half), length)
+        said = (
+            f"{_LEARNED} the first half of the text and scores are over the second, {used:,} tokens each: it has not "
+            f"twice the {tokens:,} that were asked for."
+        )
+    behind, _ = _cut(loaded, stream[used:], tokens, length, like=ids)
+    return Stretches(Tokens(ids, text_hash, label), Tokens(behind, text_hash, label), said)
+
+
+_LEARNED = "So that no rounding is scored on the text it learned from, methods learn from"
+
+
+def _length(loaded: LoadedModel, tokens: int, length: int) -> int:
+    """How long a sequence is at most; ``TextError`` where too little is asked for."""
     if tokens < _FEWEST or length < 2:
         raise TextError(
             f"{tokens} tokens in sequences of {length} are too few.", f"Use at least {_FEWEST} tokens."
         )
-    length = min(length, loaded.info.context_length or length)
-    if source.kind == "self":
-        ids, label = (
-            write_text(context, loaded, tokens, length, source.seed),
-            f"written by the model, seed {source.seed}",
-        )
-        return Tokens(ids, _hash(str(ids.tolist())), label)
+    return min(length, loaded.info.context_length or length)
+
+
+def _written(context: Context, loaded: LoadedModel, source: TextSource, tokens: int, length: int) -> Tokens:
+    ids = write_text(context, loaded, tokens, length, source.seed)
+    return Tokens(ids, _hash(str(ids.tolist())), f"written by the model, seed {source.seed}")
+
+
+def _stream(loaded: LoadedModel, source: TextSource) -> tuple[Tensor, str, str]:
+    """All tokens of a text (n,), its hash and its name."""
     text, label = _read(source)
     tokenizer: Any = loaded.tokenizer
     stream = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
@@ -69,13 +136,22 @@ def tokenize(context: Context, loaded: LoadedModel, source: TextSource, tokens: 
             f"The text ({label}) has {len(stream)} tokens, and at least {_FEWEST} are needed.",
             "Give a longer text.",
         )
-    start = _start_tokens(tokenizer)
-    length = max(2 + len(start), min(length, min(tokens, len(stream)) // _SEQUENCES))
+    return stream, _hash(text), label
+
+
+def _cut(
+    loaded: LoadedModel, stream: Tensor, tokens: int, length: int, like: Tensor | None = None
+) -> tuple[Tensor, int]:
+    """Sequences (rows, length) from the stream's beginning, shaped like ``like`` if given, and how much they take."""
+    start = _start_tokens(loaded.tokenizer)
+    if like is None:
+        length = max(2 + len(start), min(length, min(tokens, len(stream)) // _SEQUENCES))
+        rows = max(1, min(-(-tokens // length), len(stream) // (length - len(start))))
+    else:
+        rows, length = like.shape
     body = length - len(start)
-    rows = max(1, min(-(-tokens // length), len(stream) // body))
-    ids = stream[: rows * body].reshape(rows, body)
     prefix = torch.tensor(start, dtype=torch.long).expand(rows, len(start))
-    return Tokens(torch.cat([prefix, ids], dim=1), _hash(text), label)
+    return torch.cat([prefix, stream[: rows * body].reshape(rows, body)], dim=1), rows * body
 
 
 def check_ids(loaded: LoadedModel, ids: Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from quant_core import schema
 from quant_core.allocation.additivity import additivity
-from quant_core.cli import limits
+from quant_core.cli import limits, measuring
 from quant_core.cli.terminal import number, say, say_json, say_table, warn
 from quant_core.cli.work import (
     UsageError,
@@ -27,8 +27,6 @@ from quant_core.cli.work import (
 from quant_core.errors import BudgetError, QuantError
 from quant_core.schema import ModelInfo
 from quant_core.workspace import CATALOG, Workspace
-
-KL_SCORES = ("fisher", "measured")
 
 
 def models(workspace: Workspace, options: argparse.Namespace) -> int:
@@ -136,6 +134,7 @@ def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
         pins[pattern] = format_name(workspace, name, options.group)
     setup = chosen_setup(workspace, options, schema.Setup())
     budget, terms = limits.read(workspace, options)
+    held_out = read_text(options.held_out, schema.EVALUATION)
     info, table, formats = score_model(workspace, options, tuple(pins.values()))
     terms = limits.with_cache(workspace, info, setup, terms)
     choice = {"pins": pins, "score": options.score, "formats": formats, "terms": terms}
@@ -147,13 +146,18 @@ def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
         raise BudgetError(
             error.message, f"{error.hint} --include embeddings makes embedding and head smaller too."
         ) from error
+    unused = workspace.headroom(info, table, budget, **choice)
     ends = [schema.dump(point) for point in workspace.front(info, table, **choice)]
     ends = [ends[0], ends[-1]]
+    scored = measuring.Scored(workspace, options, info, table, setup, held_out)
+    proved = measuring.prove(scored, budget, pins, formats, terms) if options.prove else None
+    if proved and proved.winner.assignment != solution.assignment:
+        solution, unused = proved.winner, ""
     asked = budget if options.bits or options.megabytes else None
     made = workspace.make_recipe(info, table, solution, asked, pins, setup=setup, terms=terms)
     usage = workspace.usage(info, table, solution.assignment, terms)
-    unused = workspace.headroom(info, table, budget, **choice)
-    if options.score not in KL_SCORES:  # sums of relative errors rank formats, but they are no KL
+    predicted = scored.interval(solution)
+    if predicted is None:  # sums of relative errors rank formats, but they are no KL
         made = schema.replace(made, predicted_kl=None, predicted_stderr=None)
         ends = [end | {"predicted_kl": None} for end in ends]
     if options.out:
@@ -165,7 +169,8 @@ def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
             | {"bytes": made.total_bytes, "original_bytes": made.original_bytes}
             | {name: data[name] for name in ("predicted_kl", "predicted_stderr", "budget", "pins")}
             | {"floor": ends[0], "ceiling": ends[1], "units": data["units"], "terms": data["terms"]}
-            | {"usage": limits.figures(usage), "unused": unused}
+            | {"usage": limits.figures(usage), "unused": unused, "predicted": predicted}
+            | {"proof": measuring.as_json(scored, proved) if proved else None}
             | {"out": str(options.out) if options.out else None}
         )
         return 0
@@ -179,8 +184,10 @@ def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
     for sentence in filter(None, [limits.ruled_out(workspace, info, table, formats, terms), unused]):
         say(sentence)
     _say_padding(table, sorted(set(made.assignment().values()) & set(table.formats)))
-    if made.predicted_kl is not None:
-        say(f"predicted KL {number(made.predicted_kl)} ± {number(made.predicted_stderr, 2)} nats a token")
+    if predicted is not None:
+        measuring.say_predicted(made.predicted_kl, predicted)
+    if proved:
+        measuring.say_proof(scored, proved)
     if options.out:
         say(f"written to {options.out}")
     _say_notes(table.notes)

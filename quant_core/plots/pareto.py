@@ -114,7 +114,7 @@ _STYLES: dict[MarkKind, _Style] = {
 def draw_pareto_front(data: Front, palette: Palette, pinned: bool = False) -> go.Figure:
     """Size across, predicted KL up on a log axis; marks with standard errors carry 95 % intervals.
 
-    ``pinned`` says that pins, a target or rules bind the front, so that a recipe that heeds none may lie below it.
+    ``pinned`` says that pins, a target, rules or limits bind the front: a recipe that heeds none may lie below it.
     """
     title = "Predicted KL at each size"
     if not data.sizes and not data.marks:

@@ -48,6 +48,7 @@ def keep_state(
     request: SensitivityRequest,
     searched: str,
     tokens: Tokens,
+    learned: Tokens,
     slots: Sequence[Slot],
     errors: RoundingErrors,
     sums: StateSums,
@@ -61,7 +62,8 @@ def keep_state(
         folder: Where states are.
         request: What was asked.
         searched: The format that rewrites which search took every decided unit to be in.
-        tokens: The text.
+        tokens: The text that was scored.
+        learned: The text that rewrites and rounding methods learned from.
         slots: The units.
         errors: Their rounding errors by format.
         sums: What was added up.
@@ -72,7 +74,7 @@ def keep_state(
     Raises:
         QuantError: The disk does not take it.
     """
-    tensors: dict[str, Tensor] = {"tokens": tokens.ids.int()}
+    tensors: dict[str, Tensor] = {"tokens": tokens.ids.int(), "learned": learned.ids.int()}
     roots = {source: sums.input_root(source) for source in sums.inputs}
     for source, kept in sums.inputs.items():
         count = kept.moment.count

@@ -29,6 +29,12 @@ DIAGONAL = (
 )
 """What a table's notes say where a method asked for gradients."""
 
+SAME_TEXT = (
+    "From the score state, methods learn from the text that they are scored on, so that their scores are too low, the "
+    "more so the fewer tokens there are; a sweep with them scores them on text of its own."
+)
+"""What they say where a method learned from inputs."""
+
 
 class _FromState(SlotRounder):
     """Rounds with what a state keeps of a unit's inputs."""
@@ -75,7 +81,9 @@ def rescore(context: Context, request: RescoreRequest) -> ScoreTable:
         rows.append(_scores(state, weights(unit), forms, rounder))
     storage = [[form.storage(unit.rows, unit.columns, unit.bits) for form in forms] for unit in units]
     sequences, length = state.tokens().ids.shape
-    notes = [f"{where}: {note}." for where, note in rounder.notes.items()]
+    notes = [SAME_TEXT] if any(map(rounding.learns, forms)) else []
+    notes += [DIAGONAL] if rounder.approximated else []
+    notes += [f"{where}: {note}." for where, note in rounder.notes.items()]
     return ScoreTable(
         fingerprint=request.fingerprint,
         units=tuple(unit.name for unit in units),
@@ -92,7 +100,7 @@ def rescore(context: Context, request: RescoreRequest) -> ScoreTable:
         output=tuple(tuple(cell.output for cell in row) for row in rows),
         fisher=tuple(tuple(cell.fisher for cell in row) for row in rows),
         fisher_stderr=tuple(tuple(cell.stderr for cell in row) for row in rows),
-        notes=(*([DIAGONAL] if rounder.approximated else []), *notes),
+        notes=tuple(notes),
         transforms=state.head.transforms,
         state=request.state,
         rescored=tuple(form.name for form in forms),
@@ -115,14 +123,8 @@ def _weights(
     original = context.loaded(request.model, request.roots, request.fingerprint)
     decided = {unit.name: state.head.searched for unit in original.graph.units if unit.decided}
     searched = decided if state.head.searched else {}
-    slots = rewritten(context, original, transforms, searched, state.tokens()).graph.slots
+    slots = rewritten(context, original, transforms, searched, state.learned()).graph.slots
     return lambda unit: slots[unit.name]
-
-
-def _fitted(form: Format) -> bool:
-    """Whether the rounding in a format's name looks at the unit's inputs."""
-    method = form.spec.method.partition(":")[0]
-    return bool(method) and bool(rounding.METHODS[method].info.needs)
 
 
 def _scores(state: ScoreState, slot: Slot, forms: list[Format], rounder: SlotRounder) -> list[_Cell]:
@@ -132,5 +134,7 @@ def _scores(state: ScoreState, slot: Slot, forms: list[Format], rounder: SlotRou
     cells = []
     for form in forms:
         error = rounder.matrix(slot, form.name).float() - weight
-        cells.append(_Cell(*scorer.score(error, _fitted(form)), square(error) / energy if energy else 0.0))
+        cells.append(
+            _Cell(*scorer.score(error, rounding.learns(form)), square(error) / energy if energy else 0.0)
+        )
     return cells

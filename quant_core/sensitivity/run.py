@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from quant_core.calibration.suitability import doubts
-from quant_core.calibration.text import Tokens, tokenize
+from quant_core.calibration.text import Tokens, stretches
 from quant_core.formats import Format, find
 from quant_core.jobs.context import Context
 from quant_core.methods.rewrite import rewritten
 from quant_core.methods.rounder import Rounder
+from quant_core.methods.rounding import learns
 from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
 from quant_core.schema import ORIGINAL, Matrix, ScoresEvent, ScoreTable, SensitivityRequest, replace
@@ -39,23 +40,27 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
     ``fisher`` brings output and weight error along, ``output`` brings weight error, and ``measured`` brings weight
     error; see the modules of this folder for what each is. Scores under the setup's rewrites are those of the
     rewritten model, which computes the same; a rewrite that searches takes every decided unit to be in the first of
-    the formats. What is known so far is streamed while the sweep runs: errors of the weights first, where they can be
-    kept, then the scores over the tokens read.
+    the formats. Where a rounding learns from text, it does so from the text asked for, as it will in a recipe, and all
+    formats are scored on as much of the text behind that. What is known so far is streamed while the sweep runs: errors
+    of the weights first, where they can be kept, then the scores over the tokens read.
     """
     original = context.loaded(request.model, request.roots, request.fingerprint)
     names = dict.fromkeys(find(name).name for name in request.formats)
     formats = [find(name) for name in names if name != ORIGINAL]
-    tokens = tokenize(context, original, request.text, request.tokens, request.sequence)
+    apart = any(map(learns, formats))
+    learned, tokens, parted = stretches(
+        context, original, request.text, request.tokens, request.sequence, apart
+    )
     begun = time.monotonic()
     first = {unit.name: form.name for form in formats[:1] for unit in original.graph.units if unit.decided}
-    loaded = rewritten(context, original, request.setup.transforms, first, tokens)
+    loaded = rewritten(context, original, request.setup.transforms, first, learned)
     slots = [slot for slot in loaded.graph.slots.values() if slot.unit.decided or request.embeddings]
-    rounder = Rounder(context, loaded, tokens)
+    rounder = Rounder(context, loaded, learned)
     errors = RoundingErrors(formats, rounder)
     blockwise = request.score != "measured" and (loaded.mapped or not errors.fit(slots))
     if blockwise:  # each weight is rounded once, as its block is at work
         errors = RoundingErrors(formats, rounder, once=True)
-    unsuited = doubts(original, tokens, request.sequence)
+    unsuited = tuple(filter(None, (parted, *doubts(original, tokens, request.sequence))))
     sheet = _Sheet(request, loaded, slots, formats, tokens, rounder, begun, unsuited)
     if request.score == "measured":
         return _measure(context, sheet, errors)
@@ -136,7 +141,7 @@ class _Sheet:
     rounder: Rounder
     begun: float
     doubts: tuple[str, ...]
-    """What is odd about the text, a sentence each."""
+    """What is odd about the text, or was done with it, a sentence each."""
 
     def table(
         self,
@@ -211,6 +216,7 @@ def _keep(
         sheet.request,
         next(iter(searched.values()), ""),
         sheet.tokens,
+        sheet.rounder.tokens(),
         sheet.slots,
         errors,
         sums,

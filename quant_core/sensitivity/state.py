@@ -28,7 +28,7 @@ from quant_core.schema import Unit, digest, dump, load
 from quant_core.sensitivity.anchors import Anchor
 from quant_core.sensitivity.factors import WIDE, Term, cost, diagonal
 
-VERSION = 1
+VERSION = 2
 """Of the layout; a state of another one is not read."""
 _LOST = "Score the layers again with the new formats among the sweep's."
 
@@ -178,6 +178,10 @@ class ScoreState:
     def tokens(self) -> Tokens:
         """The text that was scored."""
         return Tokens(self._read("tokens").long(), self.head.text_hash, self.head.text_label)
+
+    def learned(self) -> Tokens:
+        """The text that the sweep's rewrites and rounding methods learned from."""
+        return Tokens(self._read("learned").long(), self.head.text_hash, self.head.text_label)
 
     def unit(self, name: str) -> UnitState:
         """What is known of a unit; ``QuantError`` if the sweep did not score it."""

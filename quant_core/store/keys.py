@@ -12,7 +12,7 @@ from quant_core.schema import CatalogRequest, InspectRequest, Request, digest, d
 from quant_core.store.kinds import kind_of
 from quant_core.store.place import code_version
 
-METRIC_VERSION = 1
+METRIC_VERSION = 2
 """To be raised when the same request has a new answer because a method or a metric changed."""
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
