@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -54,6 +55,16 @@ class RoundingErrors:
         if self._room < 0:
             self._room = int(free_memory(device) * _SHARE)
         return self._room
+
+    def seconds(self, slots: Sequence[Slot]) -> float:
+        """About how long rounding the units to all formats takes, from the smallest of them."""
+        least = min(slots, key=lambda slot: slot.unit.parameters)
+        begun = time.monotonic()
+        for form in self.formats:
+            if not form.spec.method:
+                self.of(least, form)
+        every = sum(slot.unit.parameters for slot in slots)
+        return (time.monotonic() - begun) * every / least.unit.parameters
 
     def check(self, slots: Sequence[Slot]) -> None:
         """Raise ``FormatError`` if an error that was made once came out not finite."""

@@ -99,7 +99,8 @@ def score_layers(
         ModelError: One sequence alone is too large for the memory.
     """
     length = tokens.ids.shape[1]
-    going = Pass(context, loaded, tokens, slots, len(errors.formats), gradients, blockwise)
+    rounding = errors.seconds(slots) if blockwise else 0.0
+    going = Pass(context, loaded, tokens, slots, len(errors.formats), rounding, gradients, blockwise)
     if loaded.mapped and not going.blockwise:
         raise ModelError(
             "This model is larger than the memory, and cannot be computed block by block.",

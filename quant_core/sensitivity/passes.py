@@ -10,6 +10,7 @@ inputs and gradients. Chen et al. 2016 ("Training deep nets with sublinear memor
 from __future__ import annotations
 
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -164,6 +165,7 @@ class Pass:
         tokens: The text.
         slots: The units to look at.
         formats: Formats in which what is seen will be scored, for the estimate of time.
+        rounding: Seconds that rounding all units to all of these takes, likewise.
         gradients: Whether to draw labels and go back.
         blockwise: Whether to go block by block, where the model can.
     """
@@ -175,12 +177,13 @@ class Pass:
         tokens: Tokens,
         slots: Sequence[Slot],
         formats: int,
+        rounding: float,
         gradients: bool,
         blockwise: bool,
     ) -> None:
         self._context, self._loaded, self._tokens = context, loaded, tokens
         self._wanted = {slot.unit.name for slot in slots}
-        self._formats = formats
+        self._formats, self._rounding = formats, rounding
         self.gradients = gradients
         """Whether labels are drawn."""
         self._length = tokens.ids.shape[1]
@@ -288,8 +291,14 @@ class Pass:
                 entered = entered or [store.new(states, len(ids))]
                 entered[0][chunk] = states
             left = count if stand is None else stand.blocks
+            begun, whole = time.monotonic(), ""
             for index in range(count if stand is None else left - 1):
-                self._context.progress(index / total, f"Reading the text: block {index + 1} of {count}")
+                if index == 1:
+                    seconds = (time.monotonic() - begun) * total + self._rounding
+                    whole = f", about {_duration(seconds)} in all"
+                self._context.progress(
+                    index / total, f"Reading the text: block {index + 1} of {count}{whole}"
+                )
                 entered.append(store.new(entered[-1], len(ids)))
                 with self._held(blocks, index):
                     for chunk, called in zip(chunks, calls, strict=True):
@@ -298,7 +307,7 @@ class Pass:
             states = entered.pop()
             gradient = torch.empty_like(states)
             with closing(collector()) as found:
-                for chunk in _slices(len(ids), batch_rows(self._loaded, self._length, 1)):
+                for chunk in _slices(len(ids), self._predicted()):
                     self._leave(blocks, ids, chunk, states, uniforms, gradient, found)
                 yield Part(found, count / total, count / total, count, gradient)
         else:
@@ -314,6 +323,12 @@ class Pass:
             for chunk in chunks:
                 self._enter(blocks, ids, chunk, gradient, found)
             yield Part(found, 1.0, 1.0)
+
+    def _predicted(self) -> int:
+        """Sequences whose logits, chances and gradient fit into memory at a time."""
+        token = 4 * self._loaded.info.vocabulary * torch.float32.itemsize
+        room = int(free_memory(self._loaded.device) * _SHARE / token)
+        return max(1, min(batch_rows(self._loaded, self._length, 1), room // self._length))
 
     def _held(self, blocks: Blocks, index: int) -> AbstractContextManager[None]:
         """A block's weights in memory, as long as they are needed."""
@@ -365,6 +380,13 @@ class Pass:
             out, _ = blocks.enter(ids[chunk])
             if self.gradients:
                 out.backward(gradient[chunk])
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((5400, "hours"), (90, "minutes")):
+        if seconds >= size:
+            return f"{seconds / (3600 if unit == 'hours' else 60):.1f} {unit}"
+    return f"{max(2.0, seconds):.0f} seconds"
 
 
 def _arrived(leaf: Tensor) -> Tensor:
