@@ -294,7 +294,8 @@ class Pass:
             begun, whole = time.monotonic(), ""
             for index in range(count if stand is None else left - 1):
                 if index == 1:
-                    seconds = (time.monotonic() - begun) * total + self._rounding
+                    readings = -(-len(self._tokens.ids) // self.rows)
+                    seconds = ((time.monotonic() - begun) * total + self._rounding) * readings
                     whole = f", about {_duration(seconds)} in all"
                 self._context.progress(
                     index / total, f"Reading the text: block {index + 1} of {count}{whole}"
