@@ -1,8 +1,8 @@
 """The command line: the dashboard's jobs without a browser.
 
-``python -m quant_core models | formats | sensitivity | recipe | evaluate | train | generate | catalog``. Progress goes
-to standard error, the answer to standard output (one JSON object with ``--json``). The exit code is 0, 1 for a failure,
-2 for wrong usage, and 130 if it was interrupted, which also cancels the job.
+``python -m quant_core models | formats | weights | sensitivity | recipe | evaluate | train | generate | catalog``.
+Progress goes to standard error, the answer to standard output (one JSON object with ``--json``). The exit code is 0, 1
+for a failure, 2 for wrong usage, and 130 if it was interrupted, which also cancels the job.
 """
 
 from __future__ import annotations

@@ -124,7 +124,17 @@ def test_wrong_usage_exits_with_2_and_says_what_is_wrong(call: Call, arguments: 
 def test_help_exits_with_0(call: Call) -> None:
     outcome = call("--help")
     assert outcome.code == 0
-    for name in ("models", "formats", "sensitivity", "recipe", "evaluate", "train", "generate", "catalog"):
+    for name in (
+        "models",
+        "formats",
+        "weights",
+        "sensitivity",
+        "recipe",
+        "evaluate",
+        "train",
+        "generate",
+        "catalog",
+    ):
         assert name in outcome.out
 
 
