@@ -625,7 +625,7 @@ class UnitStatistics:
     column_spread: float
     """The same of inputs."""
     counts: tuple[int, ...]
-    """Histogram: weights in equal bins from ``minimum`` to ``maximum``."""
+    """Histogram: weights in equal bins from ``minimum`` to ``maximum``, around it where the two are the same."""
     not_finite: int = 0
     """Infinite or undefined values."""
 

@@ -40,7 +40,7 @@ from tests.tiny import FakeContext, save
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
-def _whole(matrix: Tensor, size: int = 50, bins: int | Tensor = 7) -> Statistics:
+def _whole(matrix: Tensor, size: int = 50, bins: int = 7) -> Statistics:
     rows, columns = matrix.shape
     return statistics(lambda: cut(matrix, size=size), rows, columns, bins)
 
@@ -94,9 +94,10 @@ def test_figures_are_those_of_the_whole_matrix(
         assert found.outlier_share == np.mean(np.abs(values - values.mean()) > 4 * values.std())
     np.testing.assert_array_equal(found.row_maxima, np.abs(values).max(1).astype(np.float32))
     np.testing.assert_array_equal(found.column_maxima, np.abs(values).max(0).astype(np.float32))
-    if values.min() < values.max():
-        assert found.histogram.counts == tuple(np.histogram(values, np.array(found.histogram.edges))[0])
+    assert found.histogram.counts == tuple(np.histogram(values, np.array(found.histogram.edges))[0])
     assert sum(found.histogram.counts) == values.size
+    if values.min() < values.max():
+        assert found.histogram.edges == tuple(np.linspace(values.min(), values.max(), 8))
 
 
 @settings(deadline=None, max_examples=40)

@@ -10,10 +10,12 @@ import math
 from collections.abc import Iterator
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quant_core.evaluation.statistics import binned_counts, histogram, statistics
+from quant_core.evaluation.statistics import Bins, statistics
 from quant_core.formats import Format, Grid, find, to_blocks
 from quant_core.jobs.context import Context
 from quant_core.methods.rewrite import rewritten
@@ -66,15 +68,14 @@ def view_unit(
     for weights, done in parts():
         total.add(weights, done)
     span = total.span or 1.0
-    edges = torch.linspace(-span, span, bins + 1, dtype=torch.float64)
     reach = total.reach or span / bins
-    error_edges = torch.linspace(-reach, reach, bins + 1, dtype=torch.float64)
-    binned, error_binned = (torch.zeros(bins, dtype=torch.int64) for _ in range(2))
+    bins_of_values, bins_of_errors = Bins(-span, span, bins), Bins(-reach, reach, bins)
+    counts, error_counts = (np.zeros(bins, np.int64) for _ in range(2))
     for weights, done in parts():
         result = done.matrix.float()
-        binned += _counts(result, edges)
-        error_binned += _counts(result - weights, error_edges)
-    spread = statistics(lambda: cut(matrix), unit.rows, unit.columns, edges)
+        counts += _count(result, bins_of_values)
+        error_counts += _count(result - weights, bins_of_errors)
+    spread = statistics(lambda: cut(matrix), unit.rows, unit.columns, bins_of_values)
     storage = form.storage(unit.rows, unit.columns, unit.bits)
     grid = form.levels(total.median_grid())
     low, high = (float(grid[0]), float(grid[-1])) if len(grid) else (spread.minimum, spread.maximum)
@@ -82,8 +83,8 @@ def view_unit(
         unit=unit.name,
         format=form.name,
         weights=spread.histogram,
-        dequantized=histogram(edges, binned),
-        errors=histogram(error_edges, error_binned),
+        dequantized=bins_of_values.histogram(counts),
+        errors=bins_of_errors.histogram(error_counts),
         grid=tuple(grid[:: max(1, len(grid) // _GRID_POINTS)].tolist()),
         clip_low=low,
         clip_high=high,
@@ -146,5 +147,6 @@ def _outside(done: Quantized, blocks: Tensor) -> int:
     return int(beyond.sum())
 
 
-def _counts(values: Tensor, edges: Tensor) -> Tensor:
-    return binned_counts(values.flatten().cpu().double(), edges)
+def _count(values: Tensor, bins: Bins) -> NDArray[np.int64]:
+    pieces = (bins.count(piece.values.flatten().cpu().double()) for piece in cut(values))
+    return sum(pieces, np.zeros(bins.number, np.int64))

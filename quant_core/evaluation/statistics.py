@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from quant_core.models.pieces import Piece
@@ -22,8 +23,8 @@ from quant_core.schema import Histogram
 OUTLIER = 4.0
 """Standard deviations from the mean beyond which a weight counts as an outlier."""
 
-Counted = tuple[Tensor, Tensor]
-"""Finite values, float64, and how often each of them occurs, float64, both (n,)."""
+Counted = tuple[Tensor, Tensor | None]
+"""Finite values (n,) and how often each of them occurs, (n,), both float64; None for once."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,36 @@ class Statistics:
     """Largest |w| of each input, (columns,)."""
 
 
-def statistics(
-    read: Callable[[], Iterable[Piece]], rows: int, columns: int, bins: int | Tensor
-) -> Statistics:
+@dataclass(frozen=True)
+class Bins:
+    """``number`` equal bins from ``low`` to ``high``, as numpy has them: a value on an edge belongs to the bin above,
+    one at ``high`` to the last, and where both are the same the bins reach half a unit to either side.
+    """
+
+    low: float
+    high: float
+    number: int
+
+    def count(self, values: Tensor, counts: Tensor | None = None) -> NDArray[np.int64]:
+        """How many of float64 ``values`` (n,) lie in each bin; each stands there ``counts`` times, if given."""
+        weights = None if counts is None else counts.numpy()
+        found, _ = np.histogram(values.numpy(), self.number, (self.low, self.high), weights=weights)
+        return found.astype(np.int64)
+
+    def histogram(self, counts: NDArray[np.int64]) -> Histogram:
+        """Edges and counts as plain numbers."""
+        edges = np.histogram_bin_edges([], self.number, (self.low, self.high))
+        return Histogram(tuple(edges.tolist()), tuple(counts.tolist()))
+
+
+def statistics(read: Callable[[], Iterable[Piece]], rows: int, columns: int, bins: int | Bins) -> Statistics:
     """Statistics of a matrix.
 
     Args:
         read: Gives its pieces, all of one dtype, which together are the whole matrix; called up to three times.
         rows: Of the matrix.
         columns: Of the matrix.
-        bins: How many equal bins the histogram has from the least to the largest value, or their edges, float64.
+        bins: Those of the histogram, or how many there are from the least to the largest value.
     """
     ranges = _Ranges(torch.zeros(rows), torch.zeros(columns))
     watched = ranges.watching(read())
@@ -73,43 +94,33 @@ def statistics(
     for values, counts in first:
         sums = sums.joined(values, counts)
     deviation = math.sqrt(sums.squares / sums.count) if sums.count else 0.0
-    edges = bins if isinstance(bins, Tensor) else _edges(sums.minimum, sums.maximum, bins)
-    fourth, outliers, binned = 0.0, 0, torch.zeros(len(edges) - 1, dtype=torch.int64)
+    low, high = (sums.minimum, sums.maximum) if sums.count else (0.0, 0.0)
+    bins = bins if isinstance(bins, Bins) else Bins(low, high, bins)
+    fourth, outliers, binned = 0.0, 0.0, np.zeros(bins.number, np.int64)
     for values, counts in again():
-        distances = (values - sums.mean).abs()
-        binned += binned_counts(values, edges, counts)
+        binned += bins.count(values, counts)
         if deviation:
-            fourth += float((distances / deviation).pow(4).mul(counts).sum())
-            outliers += int(counts[distances > OUTLIER * deviation].sum())
+            squares = ((values - sums.mean) / deviation).square()
+            fourth += _total(squares.square(), counts)
+            outliers += _total((squares > OUTLIER**2).double(), counts)
     return Statistics(
         count=sums.count,
         not_finite=rows * columns - sums.count,
-        minimum=sums.minimum if sums.count else 0.0,
-        maximum=sums.maximum if sums.count else 0.0,
+        minimum=low,
+        maximum=high,
         mean=sums.mean,
         deviation=deviation,
         kurtosis=fourth / sums.count - 3.0 if deviation else 0.0,
         outlier_share=outliers / max(sums.count, 1),
         zero_share=sums.zeros / max(sums.count, 1),
-        histogram=histogram(edges, binned),
+        histogram=bins.histogram(binned),
         row_maxima=ranges.rows,
         column_maxima=ranges.columns,
     )
 
 
-def binned_counts(values: Tensor, edges: Tensor, counts: Tensor | None = None) -> Tensor:
-    """How many of ``values`` (n,) lie between neighbouring ``edges`` (bins + 1,), int64 (bins,).
-
-    A value on an edge belongs to the bin above it; what lies beyond the ends belongs to the bins there.
-    """
-    size = len(edges) - 1
-    places = (torch.bucketize(values, edges, right=True) - 1).clamp(0, size - 1)
-    return torch.bincount(places, counts, minlength=size).to(torch.int64)
-
-
-def histogram(edges: Tensor, counts: Tensor) -> Histogram:
-    """Edges and counts as plain numbers."""
-    return Histogram(tuple(edges.tolist()), tuple(counts.tolist()))
+def _total(values: Tensor, counts: Tensor | None) -> float:
+    return float(values.sum() if counts is None else torch.dot(values, counts))
 
 
 @dataclass(frozen=True)
@@ -150,11 +161,11 @@ def _tally(pieces: Iterable[Piece]) -> Counted:
 
 
 def _singly(piece: Piece) -> Counted:
-    """The finite values of a piece, each as often as it stands there."""
+    """The finite values of a piece."""
     values = piece.values.flatten().cpu().double()
-    finite = values.isfinite()
-    values = values if bool(finite.all()) else values[finite]
-    return values, torch.ones_like(values)
+    if not math.isfinite(float(values.sum())):
+        values = values[values.isfinite()]
+    return values, None
 
 
 @dataclass(frozen=True)
@@ -167,13 +178,13 @@ class _Sums:
     maximum: float = -math.inf
     zeros: int = 0
 
-    def joined(self, values: Tensor, counts: Tensor) -> _Sums:
+    def joined(self, values: Tensor, counts: Tensor | None) -> _Sums:
         """With further values."""
-        more = int(counts.sum())
+        more = len(values) if counts is None else int(counts.sum())
         if not more:
             return self
-        mean = float((values * counts).sum()) / more
-        squares = float((values - mean).square().mul(counts).sum())
+        mean = _total(values, counts) / more
+        squares = _total((values - mean).square(), counts)
         count, apart = self.count + more, mean - self.mean
         return _Sums(
             count=count,
@@ -181,11 +192,5 @@ class _Sums:
             squares=self.squares + squares + apart**2 * self.count * more / count,
             minimum=min(self.minimum, float(values.min())),
             maximum=max(self.maximum, float(values.max())),
-            zeros=self.zeros + int(counts[values == 0].sum()),
+            zeros=self.zeros + int(_total((values == 0).double(), counts)),
         )
-
-
-def _edges(low: float, high: float, bins: int) -> Tensor:
-    if low > high:  # no value is finite
-        low = high = 0.0
-    return torch.from_numpy(np.linspace(low, high, bins + 1))
