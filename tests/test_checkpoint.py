@@ -35,6 +35,8 @@ from quant_core.schema import (
     WeightStatistics,
     load,
 )
+from quant_core.store.keys import request_key
+from quant_core.workspace import Workspace
 from tests.tiny import FakeContext, save
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -246,6 +248,19 @@ def test_every_unit_of_the_bundled_model(bundled: LoadedModel, bundled_statistic
         assert each.counts == tuple(np.histogram(values, BINS)[0])
         rows = np.abs(values).max(1)
         assert each.row_spread == pytest.approx(rows.max() / float(torch.from_numpy(rows).median()), rel=1e-6)
+
+
+def test_a_changed_file_is_read_again_and_how_it_computes_is_no_matter(
+    llama: LoadedModel, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(llama.info.ref.source, tmp_path / "model"))
+    workspace = Workspace(tmp_path / "home")
+    asked = workspace.weights_request(ModelRef(str(folder)))
+    assert workspace.weights_request(ModelRef(str(folder), dtype="bfloat16", device="cpu")) == asked
+    with (folder / "model.safetensors").open("ab") as file:
+        file.write(b" ")
+    assert request_key(workspace.weights_request(ModelRef(str(folder)))) != request_key(asked)
+    workspace.close()
 
 
 def test_the_command_line_says_it(
