@@ -384,6 +384,19 @@ class LayerRequest:
 
 
 @dataclass(frozen=True)
+class WeightsRequest:
+    """Read statistics of all weights from the checkpoint's files, without loading the model. Answer:
+    ``WeightStatistics``.
+    """
+
+    model: ModelRef
+    roots: tuple[str, ...] = ()
+    """Folders a local path must lie in once links are resolved; empty allows any (the command line)."""
+    signature: str = ""
+    """Sizes and times of a local folder's files, so that a changed folder is read again."""
+
+
+@dataclass(frozen=True)
 class EvaluateRequest:
     """Measure a recipe against the original. Answer: ``Evaluation``."""
 
@@ -476,6 +489,7 @@ Request = (
     | SensitivityRequest
     | RescoreRequest
     | LayerRequest
+    | WeightsRequest
     | EvaluateRequest
     | ProveRequest
     | GenerateRequest
@@ -594,6 +608,50 @@ class LayerView:
     padded: int
     notes: tuple[str, ...] = ()
     """What went otherwise than asked, a sentence each."""
+
+
+@dataclass(frozen=True)
+class UnitStatistics:
+    """What the stored values of one unit are like; those that are not finite are counted and otherwise left out."""
+
+    unit: Unit
+    minimum: float
+    maximum: float
+    mean: float
+    standard_deviation: float
+    kurtosis: float
+    """Excess kurtosis; 0 for a normal distribution."""
+    outlier_share: float
+    """Share of weights further than 4 standard deviations from the mean, in 0..1 (0.00006 for a normal
+    distribution)."""
+    zero_share: float
+    """Share of weights that are 0, in 0..1."""
+    row_spread: float
+    """The largest |w| of an output over its median over outputs; 1 where all outputs reach as far, 0 if unknown."""
+    column_spread: float
+    """The same of inputs."""
+    counts: tuple[int, ...]
+    """Histogram: weights in equal bins from ``minimum`` to ``maximum``, around it where the two are the same."""
+    not_finite: int = 0
+    """Infinite or undefined values."""
+
+    @property
+    def absolute_maximum(self) -> float:
+        """Largest |w|."""
+        return max(abs(self.minimum), abs(self.maximum))
+
+
+@dataclass(frozen=True)
+class WeightStatistics:
+    """Statistics of a checkpoint's units, in the model's order."""
+
+    title: str
+    units: tuple[UnitStatistics, ...]
+    unread: tuple[str, ...]
+    """Units that the files do not hold as they are used: transformers makes them when it loads the model."""
+    bytes: int
+    """Read from the files."""
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -722,7 +780,17 @@ def load_event(data: Any) -> Event:
     return load(LossEvent, data) if "loss" in data else load(TokenEvent, data)
 
 
-Result = Catalog | ModelInfo | ScoreTable | LayerView | Evaluation | Proof | Generation | Training
+Result = (
+    Catalog
+    | ModelInfo
+    | ScoreTable
+    | LayerView
+    | WeightStatistics
+    | Evaluation
+    | Proof
+    | Generation
+    | Training
+)
 
 
 # --- allocation and recipes -----------------------------------------------------------------------------------------

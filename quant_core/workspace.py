@@ -60,6 +60,8 @@ from quant_core.schema import (
     TokenEvent,
     Training,
     Unit,
+    WeightsRequest,
+    WeightStatistics,
 )
 from quant_core.store import default_home
 from quant_core.store.keys import folder_signature
@@ -230,6 +232,8 @@ class Workspace:
     @overload
     def result(self, request: schema.LayerRequest) -> LayerView | None: ...
     @overload
+    def result(self, request: WeightsRequest) -> WeightStatistics | None: ...
+    @overload
     def result(self, request: schema.EvaluateRequest) -> Evaluation | None: ...
     @overload
     def result(self, request: schema.ProveRequest) -> Proof | None: ...
@@ -251,6 +255,8 @@ class Workspace:
     def run(self, request: schema.RescoreRequest, on_progress: Watch | None = None) -> ScoreTable: ...
     @overload
     def run(self, request: schema.LayerRequest, on_progress: Watch | None = None) -> LayerView: ...
+    @overload
+    def run(self, request: WeightsRequest, on_progress: Watch | None = None) -> WeightStatistics: ...
     @overload
     def run(self, request: schema.EvaluateRequest, on_progress: Watch | None = None) -> Evaluation: ...
     @overload
@@ -290,6 +296,11 @@ class Workspace:
             source = str(folder)
         ref = schema.replace(ref, source=source)
         return InspectRequest(ref, tuple(map(str, self._roots)), folder_signature(source))
+
+    def weights_request(self, ref: ModelRef) -> WeightsRequest:
+        """The request that reads statistics of a model's weights; how it would compute makes no difference."""
+        asked = self.inspect_request(ModelRef(ref.source, ref.revision))
+        return WeightsRequest(asked.model, asked.roots, asked.signature)
 
     def recent(self) -> list[ModelInfo]:
         """Models opened before that may still be opened here, the last used first."""

@@ -15,6 +15,8 @@ from quant_core.schema import (
     Training,
     TrainRequest,
     Unit,
+    UnitStatistics,
+    WeightStatistics,
     replace,
 )
 
@@ -123,6 +125,19 @@ def layer_view(
         block_values=64, blocks=1024, outside=0.0, sqnr_db=19.4, kurtosis=0.8, outlier_share=0.0003,
         absolute_maximum=0.158, standard_deviation=0.04, bits_per_weight=4.3125, padded=0,
     )  # fmt: skip
+
+
+def weight_statistics(info: ModelInfo) -> WeightStatistics:
+    """Units whose tails grow and whose largest weight shrinks with their place; the last one was not read."""
+    units = tuple(
+        UnitStatistics(
+            unit=unit, minimum=-1.0 / (place + 1), maximum=0.5 / (place + 1), mean=0.0, standard_deviation=0.02,
+            kurtosis=0.1 * place, outlier_share=0.001 * (place % 7), zero_share=0.0, row_spread=1.5,
+            column_spread=2.0, counts=(1, 5, 9, 5, 1), not_finite=3 if place == 4 else 0,
+        )
+        for place, unit in enumerate(info.units[:-1])
+    )  # fmt: skip
+    return WeightStatistics(info.title, units, (info.units[-1].name,), 37_000_000, 2.0)
 
 
 def training(request: TrainRequest, key: str = "a" * 24) -> Training:

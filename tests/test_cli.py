@@ -128,6 +128,7 @@ def test_help_exits_with_0(call: Call) -> None:
     for name in (
         "models",
         "formats",
+        "weights",
         "sensitivity",
         "recipe",
         "calibrate",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quant_core.calibration.inputs import Inputs
 from quant_core.calibration.text import bundled_text, tokenize
 from quant_core.errors import ModelError, QuantError, TextError
 from quant_core.evaluation.generation import choose, generate
-from quant_core.evaluation.layer import layer_view
+from quant_core.evaluation.layer import layer_view, view_unit
 from quant_core.evaluation.quality import evaluate
-from quant_core.formats import fake_quantize, find
+from quant_core.formats import fake_quantize, find, infos
+from quant_core.methods.slot_rounder import SlotRounder
+from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
 from quant_core.schema import (
     CALIBRATION,
@@ -27,6 +31,7 @@ from quant_core.schema import (
     LayerRequest,
     TextSource,
     TokenEvent,
+    Unit,
     replace,
 )
 from tests.tiny import PROSE, FakeContext
@@ -206,6 +211,30 @@ def test_layer_view_counts_every_weight(tiny: LoadedModel, form: str) -> None:
         ratio = float(weight.square().sum() / error.square().sum())
         assert view.sqnr_db == pytest.approx(10 * math.log10(ratio), abs=0.01)
         assert view.grid == tuple(sorted(view.grid))
+
+
+class Plain(SlotRounder):
+    """Rounds without a model."""
+
+    def inputs(self, slot: Slot, gradients: bool = False) -> Inputs:
+        raise AssertionError("nothing entered it")
+
+
+def test_a_layer_looks_the_same_some_rows_at_a_time() -> None:
+    """In every family, whether it can be rounded by rows or must be whole; stored either way, in turns."""
+    values = torch.randn(10, 300, generator=torch.Generator().manual_seed(0)).pow(3)
+    unit = Unit("a.weight", 0, "a", "linear", 10, 300, 16, True)
+    turned = Slot(unit, torch.nn.Parameter(values.T.contiguous()), transposed=True)
+    slots = [Slot(unit, torch.nn.Parameter(values)), turned]
+    tails = [family.default.format(group=64) for family in infos().values()]
+    every = [f"{name}/{tail}".rstrip("/") for name, tail in zip(infos(), tails, strict=True)]
+    further = ["int4/tensor/sym", "fp8_e4m3/b128", "nf4/g64/dq", "int4/g64/asym/keep1.0", "int3/g64/asym@mse"]
+    whole = {"nvfp4", *further}
+    for slot, form in zip(cycle(slots), map(find, [*every, *further]), strict=False):
+        assert Plain().by_rows(unit, form) == (form.name not in whole)
+        once, parts = (view_unit(FakeContext(), Plain(), slot, form, 40, part) for part in (2**30, 1000))
+        assert replace(parts, sqnr_db=None) == replace(once, sqnr_db=None)
+        assert (parts.sqnr_db or 0) == pytest.approx(once.sqnr_db or 0, rel=1e-5)
 
 
 def test_symmetric_clipping_is_counted_by_hand(llama: LoadedModel) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from quant_core.schema import EvaluateRequest, ModelInfo, ModelRef, replace
 from quant_core.workspace import Workspace, browser_roots
+from tests import made_results
 from tests.served_pages import job, keep, open_page, texts
 from ui.words import count, duration, significant, size
 
@@ -36,6 +37,25 @@ def test_the_filter_narrows_the_layers(info: ModelInfo) -> None:
     app = open_page("model")
     app.text_input(key="layers:filter").input("down_proj").run()
     assert len(app.dataframe[0].value) == info.blocks
+
+
+def test_weights_are_read_on_request_and_the_worst_layers_picked(home: Path, info: ModelInfo) -> None:
+    app = open_page("model")
+    assert "Kurtosis" not in app.dataframe[0].value
+    assert any(button.label == "Read the weights" for button in app.button)
+    workspace = Workspace(home, roots=browser_roots())
+    keep(home, workspace.weights_request(info.ref), made_results.weight_statistics(info))
+    workspace.close()
+    app = open_page("model")
+    whole = app.dataframe[0].value
+    assert len(whole) == len(info.units)
+    assert whole["Kurtosis"].isna().tolist() == [False] * (len(info.units) - 1) + [True]
+    assert "holds 3 infinite or undefined values" in texts(app)
+    assert f"{info.units[-1].name} is stored in another form" in texts(app)
+    for by, column in (("kurtosis", "Kurtosis"), ("outliers", "Outliers (%)"), ("largest", "Largest")):
+        app.segmented_control(key="layers:worst").set_value(by).run()
+        values = app.dataframe[0].value[column].tolist()
+        assert values == sorted(whole[column].dropna(), reverse=True)[:10]
 
 
 def test_memory_follows_the_context(info: ModelInfo) -> None:

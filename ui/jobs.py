@@ -32,6 +32,8 @@ from quant_core.schema import (
     SensitivityRequest,
     Training,
     TrainRequest,
+    WeightsRequest,
+    WeightStatistics,
 )
 from quant_core.store.keys import request_key
 from quant_core.workspace import Workspace, browser_roots
@@ -42,7 +44,7 @@ POLL = 0.5
 PATIENCE = 1.2
 """Seconds that a page waits for short work before it shows progress instead."""
 SHORT = (InspectRequest, LayerRequest, RescoreRequest, GenerateRequest, CatalogRequest)
-LONG = ("sensitivity", "train", "prove", "evaluate")
+LONG = ("weights", "sensitivity", "train", "prove", "evaluate")
 """Kinds of jobs that nobody sits and waits for."""
 
 _FRESH = "jobs:fresh"
@@ -85,6 +87,10 @@ def request_result(request: SensitivityRequest, *, start: str = ..., why: str = 
 def request_result(request: RescoreRequest, *, start: str = ..., why: str = ...) -> ScoreTable | None: ...
 @overload
 def request_result(request: LayerRequest, *, start: str = ..., why: str = ...) -> LayerView | None: ...
+@overload
+def request_result(
+    request: WeightsRequest, *, start: str = ..., why: str = ...
+) -> WeightStatistics | None: ...
 @overload
 def request_result(request: EvaluateRequest, *, start: str = ..., why: str = ...) -> Evaluation | None: ...
 @overload

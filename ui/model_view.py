@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from quant_core.plots.sizes import draw_size_bars, memory, size_by
-from quant_core.schema import ORIGINAL, ModelInfo
+from quant_core.schema import ORIGINAL, ModelInfo, Unit, UnitStatistics, WeightStatistics
 from quant_core.workspace import DEFAULT_FORMATS
 from ui import state, theme, words
 from ui.format_names import default_format, families, kind_title, kinds
-from ui.jobs import workspace
-from ui.widgets import Figure, figures
+from ui.jobs import request_result, workspace
+from ui.widgets import Figure, figures, notes
 
 
 def overview(info: ModelInfo) -> None:
@@ -37,8 +38,28 @@ def overview(info: ModelInfo) -> None:
     st.caption("  \n".join(facts))
 
 
+_WORST: dict[str, tuple[str, Callable[[UnitStatistics], float]]] = {
+    "kurtosis": ("Kurtosis", lambda each: each.kurtosis),
+    "outliers": ("Outliers", lambda each: each.outlier_share),
+    "largest": ("Largest weight", lambda each: each.absolute_maximum),
+}
+"""What the worst layers can be picked by."""
+_MANY = 10
+
+
 def layers(info: ModelInfo) -> None:
-    """Every weight that can be quantized, with shape and size; a filter by name."""
+    """Every weight that can be quantized, with shape and size, and how its values are spread once that was read."""
+    table = st.container()
+    found = request_result(
+        workspace().weights_request(info.ref),
+        start="Read the weights",
+        why="How the values of each layer are spread (outliers, kurtosis, range) is read from the files on request.",
+    )
+    with table:
+        _layer_table(info, found)
+
+
+def _layer_table(info: ModelInfo, found: WeightStatistics | None) -> None:
     text = st.text_input(
         "Filter",
         placeholder="q_proj, layers.3, mlp …",
@@ -47,9 +68,13 @@ def layers(info: ModelInfo) -> None:
         label_visibility="collapsed",
     )
     shown = [unit for unit in info.units if (text or "").lower() in unit.name.lower()]
+    spread = {each.unit.name: each for each in found.units} if found else {}
+    if found:
+        shown = _worst(shown, spread)
     frame = pd.DataFrame(
         {
             "Layer": [unit.name for unit in shown],
+            **(_spread([spread.get(unit.name) for unit in shown]) if found else {}),
             "Block": [unit.block if unit.block >= 0 else None for unit in shown],
             "Role": [unit.role for unit in shown],
             "Kind": [unit.kind for unit in shown],
@@ -65,14 +90,79 @@ def layers(info: ModelInfo) -> None:
     st.dataframe(
         frame, hide_index=True, height=360, alt="Layers that can be quantized", placeholder="–",
         column_config={
-                        "Weights": st.column_config.NumberColumn(format="localized"),
+            "Weights": st.column_config.NumberColumn(format="localized"),
             "Block": st.column_config.NumberColumn(help="Its place in the stack; – is outside."),
             "Size (MB)": st.column_config.NumberColumn(format="%.3f", help="In the checkpoint; 1 MB = 10⁶ bytes."),
             "Decided": st.column_config.CheckboxColumn(help="Recipes decide on it; the others stay as they are."),
+            **_SPREAD_COLUMNS,
         },
     )  # fmt: skip
     total = sum(unit.parameters for unit in shown)
     st.caption(f"{len(shown)} of {len(info.units)} weights · {words.count(total)} values")
+    if found:
+        st.caption(
+            f"Spread of the checkpoint's {found.bytes / 1e6:,.1f} MB of weights as they are stored, read in "
+            f"{words.duration(found.seconds)}."
+        )
+        unread = [
+            f"{name} is stored in another form than it is used in and was not read." for name in found.unread
+        ]
+        spoilt = [
+            f"{each.unit.name} holds {each.not_finite:,} infinite or undefined values, which are left out."
+            for each in found.units if each.not_finite
+        ]  # fmt: skip
+        notes([*spoilt, *unread], "weights")
+
+
+def _worst(units: list[Unit], spread: dict[str, UnitStatistics]) -> list[Unit]:
+    """All units, or the ten that are worst by what the user picks."""
+    by = st.segmented_control(
+        "Show", ["all", *_WORST], default="all", required=True, key="layers:worst", persist_state="session",
+        format_func=lambda name: "All layers" if name == "all" else f"Worst {_MANY} by {_WORST[name][0].lower()}",
+        label_visibility="collapsed",
+    )  # fmt: skip
+    if by not in _WORST:
+        return units
+    measure = _WORST[by][1]
+    known = [unit for unit in units if unit.name in spread]
+    return sorted(known, key=lambda unit: -measure(spread[unit.name]))[:_MANY]
+
+
+def _spread(found: Sequence[UnitStatistics | None]) -> dict[str, list[Any]]:
+    def column(value: Callable[[UnitStatistics], Any]) -> list[Any]:
+        return [None if each is None else value(each) for each in found]
+
+    return {
+        "Values": column(lambda each: list(each.counts)),
+        "Largest": column(lambda each: each.absolute_maximum),
+        "Std": column(lambda each: each.standard_deviation),
+        "Kurtosis": column(lambda each: each.kurtosis),
+        "Outliers (%)": column(lambda each: 100 * each.outlier_share),
+        "Output spread": column(lambda each: each.row_spread),
+        "Input spread": column(lambda each: each.column_spread),
+    }
+
+
+_SPREAD_COLUMNS = {
+    "Values": st.column_config.BarChartColumn(
+        width="small", help="Histogram, from the least to the largest weight."
+    ),
+    "Largest": st.column_config.NumberColumn(format="%.4g", help="Largest |w|, in the weight's own unit."),
+    "Std": st.column_config.NumberColumn(format="%.4g", help="Standard deviation, in the weight's own unit."),
+    "Kurtosis": st.column_config.NumberColumn(
+        format="%.2f", help="Excess kurtosis: 0 for a normal distribution, higher the heavier the tails are."
+    ),
+    "Outliers (%)": st.column_config.NumberColumn(
+        format="%.4f", help="Weights beyond 4 standard deviations; a normal distribution has 0.006 %."
+    ),
+    "Output spread": st.column_config.NumberColumn(
+        format="%.2f", help="Largest |w| of an output (row) over the median of all outputs'."
+    ),
+    "Input spread": st.column_config.NumberColumn(
+        format="%.2f", help="Largest |w| of an input (column) over the median of all inputs'."
+    ),
+}
+"""How the columns of ``_spread`` are shown."""
 
 
 def sizes(info: ModelInfo) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quant_core.cli import commands, listing, measuring
+from quant_core.cli import commands, listing, measuring, weights
 from quant_core.schema import ProveRequest
 from quant_core.targets import TARGETS
 from quant_core.targets.hardware import machines
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     )
     added = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
     everywhere, model, scores, setup = _everywhere(), _model(), _scores(), _setup()
-    held_out = _held_out()
+    held_out, source = _held_out(), _source()
 
     def add(name: str, command: Callable[..., int], help: str, *parts: argparse.ArgumentParser) -> Any:
         made = added.add_parser(name, help=help, description=help, parents=[everywhere, *parts])
@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
     add("models", commands.models, "List the models at hand.")
     add("formats", listing.formats, "List the number formats and the methods, with where they come from.")
+    add("weights", weights.weights, "Read statistics of all weights from the checkpoint's files.", source)
     sensitivity = add(
         "sensitivity", commands.sensitivity, "Score every weight in every format.", model, scores
     )
@@ -152,10 +153,15 @@ def _everywhere() -> argparse.ArgumentParser:
     return part
 
 
-def _model() -> argparse.ArgumentParser:
+def _source() -> argparse.ArgumentParser:
     part = argparse.ArgumentParser(add_help=False)
     part.add_argument("model", metavar="MODEL", help="bundled, a folder, or a hub id")
     part.add_argument("--revision", default="", help="branch, tag or commit of a hub model")
+    return part
+
+
+def _model() -> argparse.ArgumentParser:
+    part = argparse.ArgumentParser(add_help=False, parents=[_source()])
     part.add_argument(
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="to compute in"
     )

@@ -31,6 +31,7 @@ JOBS: Functions = {
     "load": "quant_core.models.loading:load",
     "inspect": "quant_core.models.inspect:inspect",
     "layer": "quant_core.evaluation.layer:layer_view",
+    "weights": "quant_core.evaluation.weights:weights",
     "generate": "quant_core.evaluation.generation:generate",
     "catalog": "quant_core.methods.catalog:catalog",
     "sensitivity": "quant_core.sensitivity.run:run",

@@ -55,6 +55,12 @@ class SlotRounder(ABC):
             return _named(slot.unit, lambda: fake_quantize(form, slot.matrix(), check))
         return self.quantize(slot, form).matrix
 
+    def by_rows(self, unit: Unit, form: Format) -> bool:
+        """Whether some rows of a unit round as they do among all: no block crosses rows, and nothing sees them all."""
+        whole = form.spec.method or form.spec.keep or form.spec.granularity in ("tensor", "block")
+        trained = self._trained is not None and self._trained.covers(unit.name, form)
+        return form.independent and not whole and not trained
+
     def quantize(self, slot: Slot, form: Format) -> Quantized:
         """A unit rounded to ``form`` by the method in its name; ``FormatError`` names the unit."""
         return _named(slot.unit, lambda: self._quantize(slot, form))

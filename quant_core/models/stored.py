@@ -13,13 +13,50 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from quant_core.errors import ModelError
 from quant_core.models.slots import Slot
 from quant_core.models.sources import check, fingerprint, locate, title_of, weight_files
 from quant_core.schema import ModelRef, Unit
 from quant_core.store.keys import folder_signature
+
+
+class StoredTensors:
+    """The tensors of a checkpoint by stored name; files are mapped, so that only what is looked at is read.
+
+    Args:
+        folder: The checkpoint.
+        title: What to call it in errors.
+
+    Raises:
+        ModelError: A file is missing or cannot be read.
+    """
+
+    def __init__(self, folder: Path, title: str) -> None:
+        self._files: dict[str, Any] = {}
+        try:
+            for path in weight_files(folder, title):
+                file: Any = safe_open(path, framework="pt", device="cpu")
+                self._files |= dict.fromkeys(file.keys(), file)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"The weights of {title} cannot be read.", "Download the model again."
+            ) from error
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All stored names."""
+        return tuple(self._files)
+
+    def shape(self, name: str) -> list[int]:
+        """A tensor's shape, from the file's header."""
+        return list(self._files[name].get_slice(name).get_shape())
+
+    def get(self, name: str) -> Tensor:
+        """A tensor in the dtype it is stored in, a view of the mapped file."""
+        values: Tensor = self._files[name].get_tensor(name)
+        return values
 
 
 class StoredWeights:
@@ -41,25 +78,18 @@ class StoredWeights:
         if _fingerprint(folder, title, folder_signature(str(folder))) != content:
             raise ModelError(f"{title} has changed since it was opened.", "Open it again.")
         self._dtype: torch.dtype = getattr(torch, dtype)
-        self._files: dict[str, Any] = {}
-        try:
-            for path in weight_files(folder, title):
-                file: Any = safe_open(path, framework="pt", device="cpu")
-                self._files |= dict.fromkeys(file.keys(), file)
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"The weights of {title} cannot be read.", "Download the model again."
-            ) from error
+        self._tensors = StoredTensors(folder, title)
+        self._names = set(self._tensors.names)
 
     def holds(self, unit: Unit) -> bool:
         """Whether the unit is stored as a matrix under its own name."""
-        if unit.kind not in ("linear", "head", "embedding") or unit.name not in self._files:
+        if unit.kind not in ("linear", "head", "embedding") or unit.name not in self._names:
             return False
-        return list(self._files[unit.name].get_slice(unit.name).get_shape()) == [unit.rows, unit.columns]
+        return self._tensors.shape(unit.name) == [unit.rows, unit.columns]
 
     def slot(self, unit: Unit) -> Slot:
         """The unit with its values, one that it ``holds``."""
-        values = self._files[unit.name].get_tensor(unit.name).to(self._dtype)
+        values = self._tensors.get(unit.name).to(self._dtype)
         return Slot(unit, nn.Parameter(values, requires_grad=False))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quant_core.errors import TextError
-from quant_core.schema import CatalogRequest, InspectRequest, Request, digest, dump
+from quant_core.schema import CatalogRequest, InspectRequest, Request, WeightsRequest, digest, dump
 from quant_core.store.kinds import kind_of
 from quant_core.store.place import code_version
 
@@ -23,14 +23,14 @@ def request_key(request: Request) -> str:
     """The key under which the answer to ``request`` is stored.
 
     How it runs (the device, the folders a model may lie in) is left out, and so is where the model is, since
-    the fingerprint says what it is. Opening a model keeps all of that: its answer is where the fingerprint
-    comes from. Bundled texts count by content.
+    the fingerprint says what it is. What is asked before there is one keeps all of that: opening a model, whose
+    answer is where the fingerprint comes from, and reading its files. Bundled texts count by content.
     """
     kind = kind_of(request).name
     if isinstance(request, CatalogRequest):  # its answer is the program itself
         return digest({"kind": kind, "code": code_version()})
     data: dict[str, Any] = dump(request)
-    if not isinstance(request, InspectRequest):
+    if not isinstance(request, InspectRequest | WeightsRequest):
         del data["roots"]
         data["model"] = {"dtype": data["model"]["dtype"]}
     for text in (data.get("text"), data.get("setup", {}).get("calibration", {}).get("text")):

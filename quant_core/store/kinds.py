@@ -28,6 +28,7 @@ _ALL = (
     Kind("generate", schema.GenerateRequest, schema.Generation, True, "Write with {model}"),
     Kind("catalog", schema.CatalogRequest, schema.Catalog, True, "List what there is"),
     Kind("sensitivity", schema.SensitivityRequest, schema.ScoreTable, False, "Sensitivity of {model}"),
+    Kind("weights", schema.WeightsRequest, schema.WeightStatistics, False, "Weight statistics of {model}"),
     Kind("train", schema.TrainRequest, schema.Training, False, "Train {model}"),
     Kind("prove", schema.ProveRequest, schema.Proof, False, "Measure recipes on {model}"),
     Kind("evaluate", schema.EvaluateRequest, schema.Evaluation, False, "Measure a recipe on {model}"),
@@ -58,7 +59,8 @@ def model_of(request: Request) -> ModelRef | None:
 
 def fingerprint_of(request: Request) -> str:
     """The content of the model a request is about, empty where the request does not know it."""
-    return "" if isinstance(request, schema.CatalogRequest | schema.InspectRequest) else request.fingerprint
+    unknown = schema.CatalogRequest | schema.InspectRequest | schema.WeightsRequest
+    return "" if isinstance(request, unknown) else request.fingerprint
 
 
 def title_of(request: Request) -> str:
