@@ -118,6 +118,27 @@ def test_running_out_of_memory_halves_the_batch_and_says_so(
         _same(found, whole)
 
 
+def test_tokens_that_are_not_finite_are_left_out_and_named(halves: Path, tmp_path: Path) -> None:
+    """A layer of block 1 breaks for the last 8 tokens of one of 8 sequences: scores are those of the other tokens."""
+    loaded = load(ModelRef(str(halves)))
+    whole = run(FakeContext(loaded, tmp_path), _request(loaded))
+    broken: Any = loaded.model.get_submodule("model.layers.1.mlp.down_proj")
+
+    def spoil(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        output = output.clone()
+        output[3, -8:] = torch.nan
+        return output
+
+    broken.register_forward_hook(spoil, prepend=True)
+    table = run(FakeContext(loaded, tmp_path), _request(loaded))
+    (note,) = (note for note in table.notes if "not finite" in note)
+    assert "model.layers.1.mlp.down_proj.weight computes is not finite at 8 of 256 tokens" in note
+    assert not table.state
+    assert np.isfinite(table.fisher).all()
+    assert np.isfinite(table.output).all()
+    assert np.median(np.abs(np.array(table.fisher) / np.array(whole.fisher) - 1)) < 0.2
+
+
 def test_one_sequence_too_many_is_told(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(logits: Tensor, uniforms: Tensor) -> Tensor:
         raise RuntimeError(

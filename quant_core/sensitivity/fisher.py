@@ -34,7 +34,7 @@ from quant_core.models.loading import LoadedModel
 from quant_core.models.memory import out_of_memory
 from quant_core.sensitivity.errors import RoundingErrors
 from quant_core.sensitivity.halfway import Halfway, Stand
-from quant_core.sensitivity.passes import Part, Pass, Seen
+from quant_core.sensitivity.passes import Part, Pass, Seen, energy
 from quant_core.sensitivity.sums import StateSums
 
 _RESAMPLES = 200
@@ -57,6 +57,8 @@ class LayerScores:
     """Mean |W x|^2 of each unit over all tokens."""
     labels: int
     """Labels drawn at each token."""
+    lost: tuple[int, ...] = ()
+    """Tokens at which a unit's outputs are not finite; they are left out."""
     rows: int = 0
     """Sequences that were read at a time, where memory ran out with more; else 0."""
 
@@ -148,6 +150,7 @@ class _Scoring:
         self._fisher = torch.zeros(len(slots), len(errors.formats), len(tokens.ids), device=device)
         self._noise = torch.zeros(len(slots), len(errors.formats), dtype=wide, device=device)
         self._signal = torch.zeros(len(slots), dtype=wide, device=device)
+        self._lost = torch.zeros(len(slots), dtype=torch.long, device=device)
         self._labels = 0
 
     def score(self, going: Pass, seed: int, precision: float, sums: StateSums | None) -> LayerScores:
@@ -217,14 +220,15 @@ class _Scoring:
                     found, moved = _project(errors, seen, count * length)
                 if label == 0:
                     self._signal[index] += part.found.energy[name]
+                    self._lost[index] += part.found.lost[name]
                     self._noise[index] += moved
                 if not going.gradients:
                     continue
                 before = slopes.get(index)
                 slopes[index] = found if before is None else before + found
-                squares = slopes[index].square().view(-1, count, length).mean(dim=-1) / 2
+                squares = _mean_square(slopes[index], count)
                 if before is not None:  # a tied weight that was met before: its products count together
-                    squares -= before.square().view(-1, count, length).mean(dim=-1) / 2
+                    squares -= _mean_square(before, count)
                 mean = self._fisher[index, :, start : start + count]
                 if before is None:
                     mean *= label / (label + 1)
@@ -239,7 +243,14 @@ class _Scoring:
         ratio = self._noise.cpu() / signal.clamp(min=1e-30)[:, None]
         mean = tuple((signal / (sequences * self._tokens.ids.shape[1])).tolist())
         fisher = self._fisher[..., :sequences].cpu() if gradients else None
-        return LayerScores(ratio, fisher, mean, self._labels)
+        return LayerScores(ratio, fisher, mean, self._labels, tuple(self._lost.tolist()))
+
+
+def _mean_square(slopes: Tensor, sequences: int) -> Tensor:
+    """Half the mean square of slopes (formats, tokens) where they are finite, (formats, sequences)."""
+    squares = slopes.square().view(len(slopes), sequences, -1)
+    finite = torch.isfinite(squares)
+    return torch.where(finite, squares, 0.0).sum(dim=-1) / finite.sum(dim=-1).clamp(min=1) / 2
 
 
 def _project(errors: Sequence[Tensor], seen: Sequence[Seen], tokens: int) -> tuple[Tensor, Tensor]:
@@ -251,14 +262,14 @@ def _project(errors: Sequence[Tensor], seen: Sequence[Seen], tokens: int) -> tup
     """
     device = errors[0].device
     slopes = torch.zeros(len(errors), tokens, device=device)
-    energy = torch.zeros(len(errors), device=device)
+    moved_by = torch.zeros(len(errors), device=device)
     for entry in seen:
         product, behind = entry.product, []
         for column, error in enumerate(errors):
             moved = (
                 error[product.inputs] if product.lookup else product.inputs @ error.T.to(product.inputs.dtype)
             )
-            energy[column] += torch.linalg.vector_norm(moved, dtype=torch.float32).square()
+            moved_by[column] += energy(moved)[0]
             if product.plain and entry.direct is not None:
                 plain = moved if product.mixed is None else moved * ~product.mixed
                 slope = (plain * entry.direct).sum(-1, dtype=torch.float32)
@@ -267,7 +278,7 @@ def _project(errors: Sequence[Tensor], seen: Sequence[Seen], tokens: int) -> tup
                 behind.append(moved)
         if product.slopes is not None and entry.mixed is not None:
             slopes.index_add_(1, product.token, product.slopes(behind, entry.mixed))
-    return slopes, energy
+    return slopes, moved_by
 
 
 def uncertainty(per_sequence: Tensor, seed: int) -> float:

@@ -62,7 +62,9 @@ class Collector:
     ) -> None:
         self.seen: dict[str, dict[Product, Seen]] = {}
         self.energy: dict[str, Tensor] = {}
-        """Sum of |W x|^2 by unit."""
+        """Sum of |W x|^2 by unit, over tokens where it is finite."""
+        self.lost: dict[str, Tensor] = {}
+        """Tokens, by unit, where it is not."""
         self.open = True
         """Whether what is computed counts."""
         self._wanted, self._sums, self._look = wanted, sums, look
@@ -80,8 +82,9 @@ class Collector:
         name = product.slot.unit.name
         if self.open and name in self._wanted:
             product.token = product.token + self._first
-            squares = torch.linalg.vector_norm(outputs, dtype=torch.float32).square()
+            squares, lost = energy(outputs)
             self.energy[name] = self.energy[name] + squares if name in self.energy else squares
+            self.lost[name] = self.lost[name] + lost if name in self.lost else lost
             self.seen.setdefault(name, {})[product] = Seen(product)
             if self._sums is not None:
                 self._sums.enter(product)
@@ -116,6 +119,13 @@ class Collector:
 
     def _found(self, product: Product) -> Seen | None:
         return self.seen.get(product.slot.unit.name, {}).get(product)
+
+
+def energy(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of squares of the rows (n, width) that are finite, and how many are not."""
+    squares = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float32).square()
+    finite = torch.isfinite(squares)
+    return torch.where(finite, squares, 0.0).sum(), (~finite).sum()
 
 
 def _let_go(products: Iterable[Product]) -> None:

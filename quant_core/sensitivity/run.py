@@ -103,11 +103,26 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
         halfway=halfway,
     )
     halved = _HALVED.format(scores.rows) if scores.rows else ""
+    lost = _lost(scores, slots, tokens.count)
+    if lost:
+        sums, reason = None, ""
     table = sheet.table(
         _scores(scores, request.seed) | {"weight": weight or _weight_errors(context, slots, errors)},
-        notes=tuple(filter(None, (reason, halved, _unreached(scores, request)))),
+        notes=tuple(filter(None, (lost, reason, halved, _unreached(scores, request)))),
     )
     return table if sums is None else replace(table, state=_keep(context, sheet, errors, sums, scores, first))
+
+
+def _lost(scores: LayerScores, slots: Sequence[Slot], tokens: int) -> str:
+    """Where the model's own numbers are not finite, one sentence; empty if they are everywhere."""
+    bad = [(slot.unit, count) for slot, count in zip(slots, scores.lost, strict=True) if count]
+    if not bad:
+        return ""
+    first, count = min(bad, key=lambda entry: entry[0].block if entry[0].block >= 0 else len(slots))
+    return (
+        f"What {first.name} computes is not finite at {count:,} of {tokens:,} tokens: these and what follows from them "
+        "are left out of the scores, and no score state was kept."
+    )
 
 
 def _halfway(context: Context, sheet: _Sheet) -> Halfway:
