@@ -245,3 +245,18 @@ def test_blocks_are_streamed_as_they_are_scored(mapped: LoadedModel) -> None:
     rows = [table.units.index(name) for name in told[0].units]
     np.testing.assert_allclose(told[0].fisher, np.array(table.fisher)[rows], rtol=1e-6)
     assert told[0].formats == table.formats
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_a_gpu_gives_the_scores_of_the_cpu(halves: Path) -> None:
+    """Whole and block by block, in float32; in bfloat16 the sums are near."""
+    here = _scores(load(ModelRef(str(halves), device="cpu")), blockwise=False)
+    there = load(ModelRef(str(halves), device="cuda", dtype="float32"))
+    short = load(ModelRef(str(halves), device="cuda", dtype="bfloat16"))
+    assert here.fisher is not None
+    for blockwise in (False, True):
+        found, rough = _scores(there, blockwise), _scores(short, blockwise)
+        assert found.fisher is not None
+        assert rough.fisher is not None
+        torch.testing.assert_close(found.fisher, here.fisher, rtol=2e-2, atol=1e-8)
+        torch.testing.assert_close(rough.fisher.sum((0, 2)), here.fisher.sum((0, 2)), rtol=0.1, atol=0)
