@@ -35,7 +35,7 @@ LENGTH = 24
 
 @pytest.fixture(scope="module", params=sorted(tiny.CONFIGS))
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load(ModelRef(str(tiny.save(request.param, tmp_path_factory.mktemp("model")))))
+    return load(ModelRef(str(tiny.save(request.param, tmp_path_factory.mktemp("model"))), device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def mapped(halves: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
     """The same, in a memory that holds its blocks one by one."""
     monkeypatch.setattr(loading, "_BLOCKS", 1)
     monkeypatch.setattr(loading, "free_memory", lambda device: 400_000)
-    return load(ModelRef(str(halves)))
+    return load(ModelRef(str(halves), device="cpu"))
 
 
 def _tokens(sequences: int = 5) -> Tokens:
@@ -87,7 +87,7 @@ def test_block_by_block_gives_the_scores_of_the_whole_model(
 
 def test_a_model_whose_blocks_share_more_than_hidden_states_is_no_row_of_blocks(halves: Path) -> None:
     """Here the mask of the second block comes from what entered the first: gradients would miss that way."""
-    loaded = load(ModelRef(str(halves)))
+    loaded = load(ModelRef(str(halves), device="cpu"))
     ids, blocks = _tokens().ids[:1], Blocks(loaded.model, loaded.graph)
     assert blocks.lead_on(ids)
     entered: list[Tensor] = []
@@ -120,7 +120,7 @@ def test_running_out_of_memory_halves_the_batch_and_says_so(
 
 def test_tokens_that_are_not_finite_are_left_out_and_named(halves: Path, tmp_path: Path) -> None:
     """A layer of block 1 breaks for the last 8 tokens of one of 8 sequences: scores are those of the other tokens."""
-    loaded = load(ModelRef(str(halves)))
+    loaded = load(ModelRef(str(halves), device="cpu"))
     whole = run(FakeContext(loaded, tmp_path), _request(loaded))
     broken: Any = loaded.model.get_submodule("model.layers.1.mlp.down_proj")
 
@@ -162,7 +162,7 @@ def test_a_model_larger_than_memory_is_mapped_and_scored_as_one_in_memory(
     places = [(parameter.dtype, parameter.data_ptr()) for parameter in inside]
     assert {dtype for dtype, _ in places} == {torch.bfloat16}
     monkeypatch.undo()
-    whole = load(ModelRef(str(halves)))
+    whole = load(ModelRef(str(halves), device="cpu"))
     assert not whole.mapped
     ids = _tokens().ids
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_a_model_larger_than_memory_is_mapped_and_scored_as_one_in_memory(
 def test_a_model_of_which_no_block_fits_is_refused(halves: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "free_memory", lambda device: 10_000)
     with pytest.raises(ModelError, match=r"needs about .* are free"):
-        load(ModelRef(str(halves)))
+        load(ModelRef(str(halves), device="cpu"))
 
 
 def test_experts_that_are_stacked_when_loaded_cannot_be_mapped(
@@ -186,7 +186,7 @@ def test_experts_that_are_stacked_when_loaded_cannot_be_mapped(
     monkeypatch.setattr(loading, "_BLOCKS", 0)
     monkeypatch.setattr(loading, "free_memory", lambda device: 500_000)
     with pytest.raises(ModelError, match="are free"):
-        load(ModelRef(str(folder)))
+        load(ModelRef(str(folder), device="cpu"))
 
 
 class Stopped(FakeContext):
