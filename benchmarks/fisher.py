@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--sequence", type=int, default=256)
     parser.add_argument("--formats", default=FORMATS)
     parser.add_argument("--every", type=int, default=8, help="time the naive sweep on every n-th unit")
+    parser.add_argument("--time-only", action="store_true", help="leave the measured sweep out")
     options = parser.parse_args()
     loaded = load(ModelRef(options.model, dtype=options.dtype, device=options.device))
     request = SensitivityRequest(
@@ -88,6 +89,12 @@ def main() -> None:
     context = Silent(loaded)
     run(context, replace(request, tokens=options.sequence * 8, formats=("int4",)))  # warm up
     fisher = run(context, request)
+    if options.time_only:
+        naive_seconds = _naive_seconds(context, request, options.every)
+        print(f"{len(fisher.units)} units, {len(fisher.formats)} formats, {fisher.tokens:,} tokens")
+        print(f"Fisher map {fisher.seconds:.1f} s (its score state included), ", end="")
+        print(f"naive sweep {naive_seconds:.1f} s: {naive_seconds / fisher.seconds:.1f}x")
+        return
     measured = run(context, replace(request, score="measured"))
     naive_seconds = _naive_seconds(context, request, options.every)
     points = len(fisher.units) * len(fisher.formats)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quant_core.calibration.text import Tokens
-from quant_core.errors import Cancelled
+from quant_core.errors import Cancelled, ModelError
 from quant_core.formats import find
 from quant_core.methods.rounder import Rounder
 from quant_core.metrics import kl_divergence, log_probabilities
@@ -73,6 +73,28 @@ def test_the_sweep_equals_the_plain_one(tiny: LoadedModel, tmp_path: Path) -> No
     if stackable(tiny.graph):
         measure_layers(FakeContext(tiny), sweep, together, copies=2)
         torch.testing.assert_close(together.kl, plain, rtol=1e-3, atol=1e-6)
+
+
+def test_running_out_of_memory_halves_the_batch_and_says_so(
+    llama: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = _sweep(llama)
+    whole, begin = _points(sweep, tmp_path), Prefix.begin
+    measure_layers(FakeContext(llama), sweep, whole, rows=3)
+
+    def limited(self: Prefix, ids: Tensor) -> Tensor:
+        if len(ids) > most:
+            raise torch.OutOfMemoryError("made up")
+        return begin(self, ids)
+
+    monkeypatch.setattr(Prefix, "begin", limited)
+    most, points = 1, _points(sweep, tmp_path / "other")
+    (note,) = measure_layers(FakeContext(llama), sweep, points, rows=3)
+    assert note == "Memory ran out, so the rest was measured with 1 sequences at a time."
+    torch.testing.assert_close(points.kl, whole.kl, rtol=1e-4, atol=1e-8)
+    most = 0
+    with pytest.raises(ModelError, match="does not hold one sequence"):
+        measure_layers(FakeContext(llama), sweep, _points(sweep, tmp_path / "third"), rows=3)
 
 
 class _Unchanged(RoundingErrors):

@@ -20,12 +20,12 @@ from torch import Tensor
 from quant_core.calibration.batches import batch_rows
 from quant_core.calibration.interruption import interruptible
 from quant_core.calibration.text import Tokens
-from quant_core.errors import Cancelled
+from quant_core.errors import Cancelled, ModelError
 from quant_core.jobs.context import Context
 from quant_core.metrics import Baseline
 from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
-from quant_core.models.memory import free_memory
+from quant_core.models.memory import free_memory, out_of_memory
 from quant_core.models.patch import bypassed, patched, stackable, stacked, swap
 from quant_core.models.prefix import Prefix
 from quant_core.sensitivity.errors import RoundingErrors
@@ -85,28 +85,55 @@ def measure_layers(
 
     Raises:
         Cancelled: The job was stopped; what was measured is in the file of ``points``.
+        ModelError: One sequence alone is too large for the memory.
     """
     rows = rows or sweep.rows()
     ids = sweep.tokens.ids.to(sweep.loaded.device)
+    halved = False
     try:
         with interruptible(context, sweep.loaded):
             prefix = Prefix(sweep.loaded, sweep.slots, ids[:1])
-        for start in range(0, len(ids), rows):
+        start = 0
+        while start < len(ids):
             where = slice(start, min(start + rows, len(ids)))
-            if not points.done[:, :, where].all():
-                part = ids[where].repeat(copies or sweep.copies(rows), 1)
-                _Batch(context, sweep, points, prefix, where, part).measure()
+            if points.done[:, :, where].all() or _measured(context, sweep, points, prefix, where, copies):
+                start = where.stop
+                continue
+            rows, halved = (where.stop - start) // 2, True
+            if not rows:
+                raise ModelError(
+                    f"The memory does not hold one sequence of {ids.shape[1]:,} tokens.",
+                    "Choose shorter sequences or another device.",
+                )
+            context.progress(points.share, f"Out of memory: going on with {rows} sequences at a time")
     except Cancelled:
         points.save()
         raise
     notes = points.notes(
         [slot.unit.name for slot in sweep.slots], [form.name for form in sweep.errors.formats]
     )
+    if halved:
+        notes += (f"Memory ran out, so the rest was measured with {rows} sequences at a time.",)
     if not prefix.safe:
         notes += (
             "What this model computes before a unit cannot be kept, so that every point ran all of it.",
         )
     return notes
+
+
+def _measured(
+    context: Context, sweep: Sweep, points: Points, prefix: Prefix, where: slice, copies: int
+) -> bool:
+    """Measure the sequences ``where``; False if the memory does not hold so many."""
+    try:
+        ids = sweep.tokens.ids[where].to(sweep.loaded.device)
+        part = ids.repeat(copies or sweep.copies(len(ids)), 1)
+        _Batch(context, sweep, points, prefix, where, part).measure()
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 class _Batch:
