@@ -362,16 +362,14 @@ def test_bootstrap_error_of_a_known_sample() -> None:
 
 @pytest.fixture(scope="module")
 def maps(bundled: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Array, Array]:
-    """Fisher scores and measured KL of the bundled model on the same 2,048 tokens."""
+    """Fisher scores and measured KL of the bundled model in INT4 on the same 2,048 tokens."""
     info, context = bundled.info, FakeContext(bundled)
-    asked = SensitivityRequest(
-        info.ref, info.fingerprint, ("int3", "int4"), CALIBRATION, tokens=2048, sequence=256
-    )
+    asked = SensitivityRequest(info.ref, info.fingerprint, ("int4",), CALIBRATION, tokens=2048, sequence=256)
     table = run(context, asked)
     slots = [slot for slot in bundled.graph.slots.values() if slot.unit.decided]
     tokens = tokenize(context, bundled, CALIBRATION, 2048, 256)
     errors = RoundingErrors([find(name) for name in table.formats], Rounder(context, bundled, tokens))
-    points = Points(tmp_path_factory.mktemp("points"), "maps", (len(slots), 2, len(tokens.ids)), {})
+    points = Points(tmp_path_factory.mktemp("points"), "maps", (len(slots), 1, len(tokens.ids)), {})
     measure_layers(context, Sweep(bundled, tokens, slots, errors), points)
     return np.array(table.fisher), points.kl.mean(dim=-1).numpy()
 
@@ -379,14 +377,12 @@ def maps(bundled: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> tupl
 @pytest.mark.timeout(900)
 def test_fisher_ranks_the_bundled_model_as_measured(maps: tuple[Array, Array]) -> None:
     predicted, measured = maps
-    for column in range(2):
-        assert spearmanr(predicted[:, column], measured[:, column]).statistic >= 0.95
+    assert spearmanr(predicted[:, 0], measured[:, 0]).statistic >= 0.97
 
 
 @pytest.mark.timeout(900)
 def test_summed_prediction_is_near_the_summed_truth(maps: tuple[Array, Array]) -> None:
     predicted, measured = maps
-    for column in range(2):
-        truth = measured[:, column].sum()
-        assert truth < 0.3
-        assert predicted[:, column].sum() == pytest.approx(truth, rel=0.15)
+    truth = measured.sum()
+    assert truth < 0.3
+    assert predicted.sum() == pytest.approx(truth, rel=0.1)
