@@ -174,10 +174,7 @@ class RunTable:
         """Keys of the score tables of further formats that rest on a sweep's state, which no other sweep shares."""
         if not isinstance(run.result, ScoreTable) or not run.result.state or self._shares(run):
             return []
-        rows = self._database.query(
-            "SELECT key, data FROM results WHERE kind = 'rescore' AND fingerprint = ?", (run.fingerprint,)
-        )
-        return [row["key"] for row in rows if json.loads(row["data"]).get("state") == run.result.state]
+        return self._naming("rescore", "state", run.result.state)
 
     def kept_arrays(self, run: Run) -> list[Path]:
         """The arrays that a run's answer names, as far as they are still there."""
@@ -198,13 +195,20 @@ class RunTable:
         """Whether another run names the same arrays."""
         if not isinstance(run.result, ScoreTable | Training):
             return False
-        name = "state" if isinstance(run.result, ScoreTable) else "key"
+        if isinstance(run.result, ScoreTable):
+            others = self._naming(run.kind, "state", run.result.state) if run.result.state else []
+        else:
+            others = self._naming(run.kind, "key", run.result.key)
+        return any(key != run.key for key in others)
+
+    def _naming(self, kind: str, field: str, value: str) -> list[str]:
+        """Keys of the answers of a kind that name ``value``; looked for as text first, which is fast."""
         rows = self._database.query(
-            f"""SELECT 1 FROM results WHERE kind = ? AND key != ? AND json_extract(data, '$.{name}') = ?
-                LIMIT 1""",
-            (run.kind, run.key, getattr(run.result, name)),
+            f"""SELECT key FROM results WHERE kind = ? AND instr(data, ?)
+                AND json_extract(data, '$.{field}') = ?""",
+            (kind, value, value),
         )
-        return bool(rows)
+        return [row["key"] for row in rows]
 
 
 def line_of(run: Run) -> RunLine:
