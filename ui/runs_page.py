@@ -227,8 +227,9 @@ def one(run: Run, line: RunLine) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if place is not None:
             link(place.stem, place.label, **place.values)
-        export([run], "Export", "runs:export")
-        delete(run, line)
+        belongings = workspace().belongings(run.key)
+        export([run], belongings.bytes, "Export", "runs:export")
+        delete(line, belongings)
     if place is None:
         st.caption(_no_place(run))
     st.text_area(
@@ -354,10 +355,9 @@ def _training(training: Training) -> None:
 # --- out, in, away ------------------------------------------------------------------------------------------
 
 
-def export(runs: Sequence[Run], label: str, key: str) -> None:
-    """A button that hands runs on as one file; disabled with the reason where it cannot."""
+def export(runs: Sequence[Run], size: int, label: str, key: str) -> None:
+    """A button that hands runs with arrays of ``size`` bytes on as one file; disabled with the reason if it cannot."""
     unknown = [run for run in runs if run.request is None]
-    size = sum(workspace().belongings(run.key).bytes for run in runs)
     reason = ""
     if unknown:
         reason = "What was asked was not recorded, so nobody could check this run: run it again to export it."
@@ -419,13 +419,13 @@ def _import() -> None:
     OTHER.set("")
 
 
-def delete(run: Run, line: RunLine) -> None:
+def delete(line: RunLine, belongings: Belongings) -> None:
     """Asks once more, saying what goes."""
     with st.popover("Delete", icon=":material/delete:"):
-        st.markdown(going(line, workspace().belongings(run.key)))
+        st.markdown(going(line, belongings))
         st.button(
             "Delete for good", key="runs:delete", type="primary", icon=":material/delete_forever:", on_click=_delete,
-            args=(run.key, line.title),
+            args=(line.key, line.title),
         )  # fmt: skip
 
 
@@ -461,4 +461,5 @@ def _delete(key: str, title: str) -> None:
 def both(first: Run, second: Run) -> None:
     """Two runs of one kind beside each other, and the way to take both along."""
     side_by_side(first, second)
-    export([first, second], "Export both", "runs:export-both")
+    size = sum(workspace().belongings(run.key).bytes for run in (first, second))
+    export([first, second], size, "Export both", "runs:export-both")
