@@ -19,5 +19,5 @@ else:
     if chosen is not None:
         run, other = chosen
         if other is not None:
-            runs_page.both(run, other)
+            runs_page.both(run, other, lines)
         runs_page.one(run, next(line for line in lines if line.key == run.key))

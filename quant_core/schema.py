@@ -791,6 +791,8 @@ class RunLine:
     """It took."""
     finding: Finding
     note: str
+    recorded: bool
+    """Whether it was recorded what was asked, without which it cannot be handed on."""
 
 
 @dataclass(frozen=True)

@@ -307,6 +307,10 @@ class Workspace:
         """What would go with a run if it were deleted."""
         return self._client.store.runs.belongings(key)
 
+    def array_bytes(self) -> int:
+        """What the arrays of all runs take, those of half-done ones included."""
+        return self._client.store.runs.array_bytes()
+
     def delete_run(self, key: str) -> None:
         """Remove a run and all that is its alone, for good."""
         self._client.store.runs.delete(key)

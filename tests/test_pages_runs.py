@@ -11,7 +11,15 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from quant_core.schema import EvaluateRequest, ModelInfo, ScoreTable, SensitivityRequest, Training, replace
+from quant_core.schema import (
+    EvaluateRequest,
+    ModelInfo,
+    ScoreTable,
+    SensitivityRequest,
+    Setup,
+    Training,
+    replace,
+)
 from quant_core.store import Store
 from quant_core.workspace import Workspace, browser_roots
 from tests import made_results, made_runs
@@ -76,7 +84,10 @@ def test_partly_recorded_it_says_what_is_not_known(home: Path, keys: dict[str, s
     assert runs_words.UNRECORDED in tables(app)
     app = open_page("runs", run=keys["high"])
     assert "What was asked was not recorded" in texts(app)
-    assert app.get("download_button")[0].proto.disabled
+    assert {button.proto.label: button.proto.disabled for button in app.get("download_button")} == {
+        f"Export all {len(keys)} shown": False,
+        "Export": True,
+    }
 
 
 def test_failed_it_says_why_and_offers_to_try_again(
@@ -150,6 +161,19 @@ def test_open_leads_to_the_page_that_shows_it(here: Workspace, keys: dict[str, s
         place = runs_open.place(here.stored_run(keys[name]))
         assert place is not None
         assert values.items() <= place.values.items()
+
+
+def test_a_link_may_set_a_sweep_and_the_rewrites_it_was_made_with(home: Path, info: ModelInfo) -> None:
+    """The sensitivity page forgot the sweep, as it does when somebody changes the settings by hand."""
+    setup = Setup(transforms=("awq",))
+    request = SensitivityRequest(info.ref, info.fingerprint, made_results.FORMATS, setup=setup)
+    table = replace(made_results.table(info), transforms=setup.transforms)
+    keep(home, request, table)
+    app = open_page("sensitivity")
+    app.switch_page("pages/runs.py").run()
+    app.query_params.update({"sweep": scores.table_id(table), "transforms": "awq"})
+    app.switch_page("pages/sensitivity.py").run()
+    assert app.session_state["url:sweep"] == scores.table_id(table)
 
 
 def test_a_note_is_kept_as_it_is_typed(here: Workspace, keys: dict[str, str]) -> None:

@@ -140,6 +140,8 @@ def listing(lines: Sequence[RunLine]) -> list[RunLine]:
         height=min(38 + 35 * len(shown), 388), alt=f"{len(shown)} runs with what each found; choose one below",
         column_config={"Took": st.column_config.TextColumn(width="small"), "Note": st.column_config.TextColumn()},
     )  # fmt: skip
+    if len(shown) > 1:
+        export(shown, workspace().array_bytes(), f"Export all {len(shown)} shown", "runs:export-all")
     return shown
 
 
@@ -228,7 +230,7 @@ def one(run: Run, line: RunLine) -> None:
         if place is not None:
             link(place.stem, place.label, **place.values)
         belongings = workspace().belongings(run.key)
-        export([run], belongings.bytes, "Export", "runs:export")
+        export([line], belongings.bytes, "Export", "runs:export")
         delete(line, belongings)
     if place is None:
         st.caption(_no_place(run))
@@ -355,21 +357,19 @@ def _training(training: Training) -> None:
 # --- out, in, away ------------------------------------------------------------------------------------------
 
 
-def export(runs: Sequence[Run], size: int, label: str, key: str) -> None:
+def export(lines: Sequence[RunLine], size: int, label: str, key: str) -> None:
     """A button that hands runs with arrays of ``size`` bytes on as one file; disabled with the reason if it cannot."""
-    unknown = [run for run in runs if run.request is None]
+    keys = tuple(line.key for line in lines if line.recorded)
     reason = ""
-    if unknown:
+    if not keys:
         reason = "What was asked was not recorded, so nobody could check this run: run it again to export it."
     elif size > _MOST_DOWNLOAD:
         reason = (
             f"Its arrays take {words.size(size)}, too much for the browser: "
-            f"python -m quant_core runs export {' '.join(run.key[:8] for run in runs)} --out runs.zip"
+            f"python -m quant_core runs export {' '.join(key[:8] for key in keys[:3])} --out runs.zip"
         )
-    keys = tuple(run.key for run in runs)
-    name = (
-        f"quantlens-{runs[0].kind}-{keys[0][:8]}.zip" if len(keys) == 1 else f"quantlens-{len(keys)}-runs.zip"
-    )
+    one = f"{lines[0].kind}-{lines[0].key[:8]}"
+    name = f"quantlens-{one if len(lines) == 1 else f'{len(keys)}-runs'}.zip"
     st.download_button(
         label, _packer(keys), name, "application/zip", key=key, icon=":material/download:", on_click="ignore",
         disabled=bool(reason),
@@ -458,8 +458,9 @@ def _delete(key: str, title: str) -> None:
     say(f"{title} deleted.", ":material/delete:")
 
 
-def both(first: Run, second: Run) -> None:
+def both(first: Run, second: Run, lines: Sequence[RunLine]) -> None:
     """Two runs of one kind beside each other, and the way to take both along."""
     side_by_side(first, second)
-    size = sum(workspace().belongings(run.key).bytes for run in (first, second))
-    export([first, second], size, "Export both", "runs:export-both")
+    pair = [line for line in lines if line.key in (first.key, second.key)]
+    size = sum(workspace().belongings(line.key).bytes for line in pair)
+    export(pair, size, "Export both", "runs:export-both")

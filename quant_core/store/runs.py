@@ -29,7 +29,7 @@ from quant_core.schema import (
     dump,
     load,
 )
-from quant_core.store.arrays import FOLDER, ArrayKind, array_file
+from quant_core.store.arrays import FOLDER, SUFFIX, ArrayKind, array_file
 from quant_core.store.database import Database
 from quant_core.store.kinds import load_request, model_name, model_of
 from quant_core.store.results import ResultTable
@@ -163,6 +163,10 @@ class RunTable:
         for path in files:
             path.unlink(missing_ok=True)
 
+    def array_bytes(self) -> int:
+        """What all arrays take."""
+        return sum(path.stat().st_size for path in self.folder.glob(f"*{SUFFIX}"))
+
     def put_model(self, info: ModelInfo) -> None:
         """Keep what a model is, for runs that came without it; it is not opened by that."""
         with self._database.transaction() as connection:
@@ -225,6 +229,7 @@ def line_of(run: Run) -> RunLine:
         seconds=seconds_of(run.result),
         finding=finding(run.result),
         note=run.note,
+        recorded=run.request is not None,
     )
 
 
