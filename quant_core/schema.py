@@ -793,6 +793,96 @@ Result = (
 )
 
 
+# --- runs: results with what they come from --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a result was made with: recorded beside it, and no part of its key."""
+
+    libraries: Mapping[str, str]
+    """Versions by name: QuantLens, Python, and the libraries whose arithmetic it rests on."""
+    device: str
+    """What the model was on (``cpu``, ``cuda:0``); empty where none was needed."""
+    hardware: str
+    """Name of that CPU or GPU; empty where the system does not tell."""
+    threads: int
+    """That PyTorch computed with on the CPU; 0 where it was not needed."""
+    system: str
+    """Operating system and architecture."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stored result with what it comes from."""
+
+    key: str
+    """Content key of its request."""
+    kind: str
+    """Of the job that answered it; see ``quant_core.store.kinds``."""
+    fingerprint: str
+    """The model's."""
+    created: float
+    """Seconds since the epoch."""
+    request: Request | None
+    """None where an older QuantLens did not record it."""
+    result: Result
+    origin: Origin | None
+    """None where an older QuantLens did not record it."""
+    note: str
+    """The user's own words."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a run found, in one number."""
+
+    label: str
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """A run in a list."""
+
+    key: str
+    kind: str
+    title: str
+    """Its kind in the user's words (``Measured sweep``)."""
+    model: str
+    """What to call the model."""
+    fingerprint: str
+    created: float
+    """Seconds since the epoch."""
+    seconds: float
+    """It took."""
+    finding: Finding
+    note: str
+    recorded: bool
+    """Whether it was recorded what was asked, without which it cannot be handed on."""
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What goes when a run is deleted, beside its answer, its request and its note."""
+
+    files: tuple[str, ...]
+    """Names of the arrays that belong to it alone."""
+    bytes: int
+    """That these take."""
+    added: int
+    """Score tables of further formats that rest on its state."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an imported file brought: titles of the runs that are new, and the keys of all it holds."""
+
+    added: tuple[str, ...]
+    keys: tuple[str, ...]
+
+
 # --- allocation and recipes -----------------------------------------------------------------------------------------
 
 

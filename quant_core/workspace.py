@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, overload
+from typing import BinaryIO, Literal, overload
 
 from quant_core import columns, costs, recipes, schema, targets
 from quant_core.allocation import (
@@ -34,12 +34,14 @@ from quant_core.jobs.client import Client
 from quant_core.kv_cache import kv_bits
 from quant_core.names import parse_format
 from quant_core.schema import (
+    Belongings,
     Budget,
     Catalog,
     Evaluation,
     FamilyInfo,
     FormatSpec,
     Generation,
+    Imported,
     InspectRequest,
     Job,
     LayerView,
@@ -52,6 +54,8 @@ from quant_core.schema import (
     Recipe,
     Request,
     Result,
+    Run,
+    RunLine,
     ScoreName,
     ScoreTable,
     Setup,
@@ -64,6 +68,7 @@ from quant_core.schema import (
     WeightStatistics,
 )
 from quant_core.store import default_home
+from quant_core.store.exchange import read_runs, write_runs
 from quant_core.store.keys import folder_signature
 from quant_core.targets import TARGETS, Target, hardware
 from quant_core.targets.hardware import Hardware
@@ -140,9 +145,14 @@ class Workspace:
 
     def weight_bytes(self, info: ModelInfo, form: str) -> float:
         """What all the model's weights take with every decided unit in the format of full name ``form``."""
+        return self.assigned_bytes(info, {unit.name: form for unit in info.units if unit.decided})
+
+    def assigned_bytes(self, info: ModelInfo, assignment: Mapping[str, str]) -> float:
+        """What all the model's weights take under an assignment; units it does not name keep the original weights."""
         bits = info.other_bits
         for unit in info.units:
-            bits += self.stored_bits(unit, form) if unit.decided else unit.parameters * unit.bits
+            form = assignment.get(unit.name, schema.ORIGINAL)
+            bits += unit.parameters * unit.bits if form == schema.ORIGINAL else self.stored_bits(unit, form)
         return bits / 8
 
     def rewritten(self, info: ModelInfo, transforms: Sequence[str]) -> ModelInfo:
@@ -284,6 +294,70 @@ class Workspace:
         """The stored trainings of a model, the last used first."""
         found = self._client.store.results.of_kind("train", fingerprint)
         return [training for training in found if isinstance(training, Training)]
+
+    # --- runs
+
+    def runs(self) -> list[RunLine]:
+        """Everything that was scored, measured, written or trained and is still stored, the newest first."""
+        return self._client.store.runs.lines()
+
+    def stored_run(self, key: str) -> Run:
+        """A run with its answer and what it comes from; ``QuantError`` if there is none with that key."""
+        return self._client.store.runs.get(key)
+
+    def set_note(self, key: str, note: str) -> None:
+        """Keep the user's words with a run; ``QuantError`` if they are too many."""
+        self._client.store.runs.set_note(key, note)
+
+    def belongings(self, key: str) -> Belongings:
+        """What would go with a run if it were deleted."""
+        return self._client.store.runs.belongings(key)
+
+    def array_bytes(self) -> int:
+        """What the arrays of all runs take, those of half-done ones included."""
+        return self._client.store.runs.array_bytes()
+
+    def delete_run(self, key: str) -> None:
+        """Remove a run and all that is its alone, for good."""
+        self._client.store.runs.delete(key)
+
+    def known_model(self, fingerprint: str) -> ModelInfo | None:
+        """What a model is that was opened here, or that came with an imported run; None if it is not known."""
+        return self._client.store.runs.model(fingerprint)
+
+    def export_runs(self, keys: Iterable[str], file: BinaryIO) -> None:
+        """Write runs with their models and arrays as one zip file.
+
+        Folders of this machine are left out; a text of the user's own is in it, since the run's key is of that text.
+
+        Raises:
+            QuantError: There is no such run, or what it was asked was not recorded.
+        """
+        runs = self._client.store.runs
+        chosen = {key: runs.get(key) for key in keys}
+        chosen |= {key: runs.get(key) for run in list(chosen.values()) for key in runs.added(run)}
+        models = {run.fingerprint: runs.model(run.fingerprint) for run in chosen.values()}
+        arrays = {path: None for run in chosen.values() for path in runs.kept_arrays(run)}
+        write_runs(
+            file,
+            [(run, _public(run)) for run in chosen.values()],
+            [schema.replace(info, ref=_public_ref(info.ref)) for info in models.values() if info is not None],
+            list(arrays),
+        )
+
+    def import_runs(self, file: BinaryIO) -> Imported:
+        """Store the runs of a file that ``export_runs`` wrote; what is here already stays as it is.
+
+        Raises:
+            QuantError: The file is another, damaged, or was changed; then nothing is stored.
+        """
+        return read_runs(file, self._client.store.results, self._client.store.runs, self._is_format)
+
+    def _is_format(self, name: str) -> bool:
+        try:
+            return self.parse_format(name).name == name
+        except FormatError:
+            return False
 
     # --- models
 
@@ -581,6 +655,23 @@ class Workspace:
             info, table, solution, self._families, budget, pins, measured, setup, terms
         )
 
+    def measured_recipe(
+        self, info: ModelInfo, assignment: Mapping[str, str], measured: Evaluation | None, setup: Setup
+    ) -> Recipe:
+        """An assignment that was measured as a recipe, without a prediction."""
+        units = [unit for unit in info.units if unit.name in assignment]
+        formats = tuple(dict.fromkeys(assignment.values()))
+        sizes = tuple(tuple(self.stored_bits(unit, form) for form in formats) for unit in units)
+        names = tuple(unit.name for unit in units)
+        table = ScoreTable(info.fingerprint, names, formats, sizes, (), 0, 0, "", "", 0, 0.0)
+        free = [unit for unit in info.units if unit.decided or unit.name in assignment]
+        kept = sum(unit.parameters * unit.bits for unit in info.units if unit not in free) + info.other_bits
+        size = self.assigned_bytes(info, assignment)
+        average = (8 * size - kept) / (sum(unit.parameters for unit in free) or 1)
+        whole = Solution(assignment, average, size, 0.0, 0.0)
+        recipe = recipes.make_recipe(info, table, whole, self._families, measured=measured, setup=setup)
+        return schema.replace(recipe, predicted_kl=None, predicted_stderr=None)
+
     def save_recipe(self, recipe: Recipe) -> str:
         """Keep a recipe in the store; its id fits into a URL and is the same for the same recipe."""
         return self._client.store.recipes.save(recipe)
@@ -599,6 +690,21 @@ class Workspace:
         ``RecipeError`` if it is malformed or belongs to another model.
         """
         return recipes.from_text(text, info, self._families, self._methods, self.rewritten)
+
+
+def _public(run: Run) -> Request:
+    """What a run was asked, without the folders of this machine."""
+    if run.request is None or isinstance(run.request, schema.CatalogRequest):
+        raise QuantError(
+            f"An older QuantLens made run {run.key[:8]} and did not record what it was asked.",
+            "Delete it and run it again to export it.",
+        )
+    request: Request = schema.replace(run.request, model=_public_ref(run.request.model), roots=())
+    return request
+
+
+def _public_ref(ref: ModelRef) -> ModelRef:
+    return schema.replace(ref, source=recipes.public_name(ref.source))
 
 
 def _named(info: ModelInfo, names: Sequence[str]) -> list[Unit]:

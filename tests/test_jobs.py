@@ -73,6 +73,11 @@ def test_a_job_runs_in_another_process_and_its_result_is_stored(client: Client) 
     assert (job.state, job.progress, job.error) == ("done", 1.0, "")
     assert job.created <= job.started <= job.finished
     assert client.result(sweep()) is not None
+    run = client.store.runs.get(job.key)
+    assert run.request == sweep()
+    assert run.origin is not None
+    assert "torch" in run.origin.libraries
+    assert run.origin.device == "cpu"
 
 
 def test_a_known_result_is_a_done_job_at_once(client: Client) -> None:

@@ -171,10 +171,11 @@ def run_or_show(info: ModelInfo, request: TrainRequest | None) -> Training | Non
 
 
 def _settings_changed(key: str) -> None:
-    """Other settings than before: what they lead to is shown, not what was picked by hand."""
-    if st.session_state.get(_KEY, key) != key:
+    """Other settings than before: what they lead to is shown, not what was picked by hand; a link may set both."""
+    before, shown = st.session_state.get(_KEY, (key, ""))
+    if before != key and SHOWN.get() == shown:
         SHOWN.set("")
-    st.session_state[_KEY] = key
+    st.session_state[_KEY] = (key, SHOWN.get())
 
 
 def _start(info: ModelInfo, request: TrainRequest) -> None:

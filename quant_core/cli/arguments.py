@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quant_core.cli import commands, listing, measuring, weights
+from quant_core.cli import commands, listing, measuring, runs, weights
 from quant_core.schema import ProveRequest
 from quant_core.targets import TARGETS
 from quant_core.targets.hardware import machines
@@ -138,18 +138,41 @@ def parser() -> argparse.ArgumentParser:
         help="wrap the prompt in the model's chat template (default: where it has one)",
     )
 
+    _add_runs(
+        add("runs", runs.listing, "List what was scored, measured, written and trained, or hand it on.")
+    )
+
     catalog = add("catalog", commands.catalog, "Write quant_core/catalog.json anew from the registries.")
     catalog.add_argument("--check", action="store_true", help="write nothing; exit with 1 if it would change")
     return whole
 
 
-def _everywhere() -> argparse.ArgumentParser:
+def _add_runs(listing: argparse.ArgumentParser) -> None:
+    """What else can be done with runs than to list them."""
+    added = listing.add_subparsers(title="instead of listing", metavar="ACTION")
+    everywhere = _everywhere(argparse.SUPPRESS)  # what stands before the action holds
+    export = added.add_parser("export", help="Write runs as one zip file.", parents=[everywhere])
+    export.add_argument("run", nargs="+", metavar="ID", help="a run's id, or its first digits")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write (.zip)")
+    export.set_defaults(command=runs.export)
+    bring_in = added.add_parser("import", help="Store the runs of such a file.", parents=[everywhere])
+    bring_in.add_argument("file", type=Path, metavar="FILE", help="the file to read")
+    bring_in.set_defaults(command=runs.bring_in)
+
+
+def _everywhere(unsaid: str = "") -> argparse.ArgumentParser:
+    """``unsaid`` replaces the defaults, if given."""
     part = argparse.ArgumentParser(add_help=False)
-    part.add_argument("--json", action="store_true", help="answer with one JSON object")
     part.add_argument(
-        "--home", type=Path, help="folder of results and jobs (default: $QUANTLENS_HOME or a cache folder)"
+        "--json", action="store_true", default=unsaid or False, help="answer with one JSON object"
     )
-    part.add_argument("--jobs", default="", help=argparse.SUPPRESS)
+    part.add_argument(
+        "--home",
+        type=Path,
+        default=unsaid or None,
+        help="folder of results and jobs (default: $QUANTLENS_HOME or a cache folder)",
+    )
+    part.add_argument("--jobs", default=unsaid, help=argparse.SUPPRESS)
     return part
 
 

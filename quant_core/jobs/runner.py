@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quant_core.errors import Cancelled, QuantError
+from quant_core.jobs.origin import origin_now
 from quant_core.jobs.process import LOG_NAME
 from quant_core.jobs.warm import WarmModel
 from quant_core.schema import Event, Job, ModelRef, Request
 from quant_core.store import Store
+from quant_core.store.arrays import FOLDER
 from quant_core.store.jobs import Ticket
 from quant_core.store.kinds import fingerprint_of, load_request, model_of
 
@@ -34,9 +36,6 @@ REPORT_SECONDS = 0.1
 """Progress is stored at most this often."""
 SERVE_SECONDS = 0.05
 """A long job looks for waiting interactive ones at most this often."""
-
-ARRAYS = "arrays"
-"""Folder under the home folder for what is no row of the store."""
 
 STOPPED = ("The worker was stopped while this job ran.", "Start it again.")
 NO_MEMORY = (
@@ -70,7 +69,7 @@ class Runner:
         try:
             request = load_request(job.kind, ticket.request)
             result = self.function(job.kind, job)(RunContext(self, job, nested=nested), request)
-            self.store.finish(job, request, result)
+            self.store.finish(job, request, result, origin_now(self.warm.device))
         except Stopped as error:
             self.store.jobs.fail(job.id, error.message, error.hint)
         except Cancelled:
@@ -163,7 +162,7 @@ class RunContext:
 
     def folder(self) -> Path:
         """The folder for arrays, made when it is first asked for."""
-        folder = self._runner.store.home / ARRAYS
+        folder = self._runner.store.home / FOLDER
         folder.mkdir(exist_ok=True)
         return folder
 

@@ -44,6 +44,11 @@ class WarmModel:
             return None
         return held.model
 
+    @property
+    def device(self) -> str:
+        """What the model in memory computes on; empty if there is none."""
+        return self._held.model.info.device if self._held else ""
+
     def load(self, load: Load, ref: ModelRef, roots: tuple[str, ...], fingerprint: str = "") -> LoadedModel:
         """Drop the old model and load another; ``ModelError`` if it is not the one with ``fingerprint``."""
         self.drop()

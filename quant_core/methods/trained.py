@@ -21,8 +21,8 @@ from torch import Tensor, device, uint8
 from quant_core.errors import QuantError
 from quant_core.formats import Codes, Format, Grid
 from quant_core.schema import digest
+from quant_core.store.arrays import array_file
 
-SUFFIX = ".safetensors"
 _HEAD = "quantlens"
 
 
@@ -78,7 +78,7 @@ def write_trained(folder: Path, header: Header, units: Mapping[str, tuple[Codes,
         for name, part in tensors.items()
     }
     key = digest({"head": _plain(header), "tensors": hashes})
-    write_tensors(folder / f"trained-{key}{SUFFIX}", tensors, _plain(header))
+    write_tensors(array_file(folder, "trained", key), tensors, _plain(header))
     return key
 
 
@@ -88,7 +88,7 @@ def find_trained(folder: Path, key: str, fingerprint: str, transforms: tuple[str
     Raises:
         QuantError: Its file is gone or damaged, or it belongs to another model or another rewrite of it.
     """
-    path = folder / f"trained-{key}{SUFFIX}"
+    path = array_file(folder, "trained", key)
     found = read_head(path) if key.isalnum() else None
     if found is None:
         raise QuantError(

@@ -2,7 +2,7 @@
 
 from quant_core.recipes.files import from_text, to_text
 from quant_core.recipes.gguf_mixes import MIXES, gguf_mix, stored_bits
-from quant_core.recipes.make import make_recipe
+from quant_core.recipes.make import library_versions, make_recipe, public_name
 from quant_core.recipes.parameters import format_parameters
 from quant_core.recipes.presets import first_and_last_at, uniform
 
@@ -12,7 +12,9 @@ __all__ = [
     "format_parameters",
     "from_text",
     "gguf_mix",
+    "library_versions",
     "make_recipe",
+    "public_name",
     "stored_bits",
     "to_text",
     "uniform",

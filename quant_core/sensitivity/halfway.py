@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file
 from torch import Tensor
 
-from quant_core.methods.trained import SUFFIX, read_head, write_tensors
+from quant_core.methods.trained import read_head, write_tensors
+from quant_core.store.arrays import SUFFIX, array_file
 
 KEPT = 3
 """Sweeps that may be stopped and go on; the files of older ones are removed."""
@@ -47,7 +48,7 @@ class Halfway:
     """
 
     def __init__(self, folder: Path, key: str, head: Mapping[str, Any]) -> None:
-        self._path = folder / f"fisher-{key}{SUFFIX}"
+        self._path = array_file(folder, "fisher", key)
         self._head = dict(head)
         self._saved = time.monotonic()
 

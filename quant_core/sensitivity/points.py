@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from quant_core.methods.trained import SUFFIX, read_head, write_tensors
+from quant_core.methods.trained import read_head, write_tensors
+from quant_core.store.arrays import SUFFIX, array_file
 
 KEPT = 3
 """Sweeps that may be stopped and go on; the files of older ones are removed."""
@@ -38,7 +39,7 @@ class Points:
         self.done = torch.zeros(shape, dtype=torch.bool)
         self.bad = torch.zeros(shape, dtype=torch.long)
         """Positions without finite logits."""
-        self._path = folder / f"measured-{key}{SUFFIX}"
+        self._path = array_file(folder, "measured", key)
         self._head = {**head, "shape": list(shape)}
         self._saved = time.monotonic()
         if read_head(self._path) == self._head:

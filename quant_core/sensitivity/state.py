@@ -23,10 +23,11 @@ from torch import Tensor
 from quant_core.calibration.inputs import Inputs
 from quant_core.calibration.text import Tokens
 from quant_core.errors import QuantError
-from quant_core.methods.trained import SUFFIX, read_head, write_tensors
+from quant_core.methods.trained import read_head, write_tensors
 from quant_core.schema import Unit, digest, dump, load
 from quant_core.sensitivity.anchors import Anchor
 from quant_core.sensitivity.factors import WIDE, Term, cost, diagonal
+from quant_core.store.arrays import array_file
 
 VERSION = 2
 """Of the layout; a state of another one is not read."""
@@ -120,7 +121,7 @@ def write_state(folder: Path, head: StateHead, tensors: Mapping[str, Tensor]) ->
 
 
 def _path(folder: Path, key: str) -> Path:
-    return folder / f"state-{key}{SUFFIX}"
+    return array_file(folder, "state", key)
 
 
 @dataclass(frozen=True)

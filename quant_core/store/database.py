@@ -46,6 +46,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX results_by_model ON results (kind, fingerprint, used)",
         "CREATE TABLE recipes (id TEXT PRIMARY KEY, data TEXT NOT NULL, created REAL NOT NULL)",
     ),
+    (
+        """CREATE TABLE runs (
+            key TEXT PRIMARY KEY, request TEXT NOT NULL, origin TEXT NOT NULL DEFAULT '',
+            note TEXT NOT NULL DEFAULT '')""",
+        """INSERT OR REPLACE INTO runs (key, request)
+            SELECT jobs.key, jobs.request FROM jobs JOIN results USING (key) ORDER BY number""",
+        "CREATE TABLE models (fingerprint TEXT PRIMARY KEY, data TEXT NOT NULL)",
+    ),
 )
 """What each version added to the one before it; the file's ``user_version`` counts how many it has seen."""
 

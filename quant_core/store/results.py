@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 
 from quant_core.errors import RecipeError
-from quant_core.schema import Recipe, Request, Result, digest, dump, load
+from quant_core.schema import Origin, Recipe, Request, Result, digest, dump, load
 from quant_core.store.database import Database
 from quant_core.store.keys import request_key
 from quant_core.store.kinds import fingerprint_of, kind_of, load_result
@@ -31,22 +31,36 @@ class ResultTable:
         rows = self._database.query("SELECT key, kind, created FROM results WHERE key = ?", (key,))
         return self._load(rows[0]) if rows else None
 
-    def put(self, request: Request, result: Result, key: str = "") -> None:
-        """Store the answer to ``request``, under its content key as it was when the job was made if given."""
+    def put(
+        self,
+        request: Request,
+        result: Result,
+        key: str = "",
+        origin: Origin | None = None,
+        created: float = 0.0,
+    ) -> None:
+        """Store the answer to ``request``, what was asked, and what it was made with.
+
+        Args:
+            request: What was asked.
+            result: The answer.
+            key: The content key as it was when the job was made; by default as it is now.
+            origin: What it was made with, if that is known.
+            created: When, in seconds since the epoch; now by default.
+        """
+        key = key or request_key(request)
         now = time.time()
         data = json.dumps(dump(result))
         fingerprint = fingerprint_of(request) or getattr(result, "fingerprint", "")
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    key or request_key(request),
-                    kind_of(request).name,
-                    fingerprint,
-                    data,
-                    now,
-                    now,
-                ),
+                (key, kind_of(request).name, fingerprint, data, created or now, now),
+            )
+            connection.execute(
+                """INSERT INTO runs (key, request, origin) VALUES (?, ?, ?) ON CONFLICT (key)
+                    DO UPDATE SET request = excluded.request, origin = excluded.origin""",
+                (key, json.dumps(dump(request)), json.dumps(dump(origin)) if origin else ""),
             )
 
     def touch(self, key: str) -> None:

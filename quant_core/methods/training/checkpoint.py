@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from quant_core.methods.trained import SUFFIX, read_head, write_tensors
+from quant_core.methods.trained import read_head, write_tensors
+from quant_core.store.arrays import SUFFIX, array_file
 
 KEPT = 3
 """Trainings that may be stopped and go on; the checkpoints of older ones are removed."""
@@ -39,7 +40,7 @@ class Progress:
 
 def checkpoint_path(folder: Path, key: str) -> Path:
     """Where the checkpoint of the request with a content key is."""
-    return folder / f"training-{key}{SUFFIX}"
+    return array_file(folder, "training", key)
 
 
 def read_progress(path: Path, text_hash: str) -> Progress | None:

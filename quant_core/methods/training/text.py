@@ -8,9 +8,10 @@ from torch import Tensor
 
 from quant_core.calibration.text import Tokens, tokenize
 from quant_core.jobs.context import Context
-from quant_core.methods.trained import SUFFIX, read_head, write_tensors
+from quant_core.methods.trained import read_head, write_tensors
 from quant_core.models.loading import LoadedModel
 from quant_core.schema import TextSource, digest
+from quant_core.store.arrays import array_file
 
 ROWS = 64
 """Sequences that are written at once: more would be a little faster a token, and their KV cache larger."""
@@ -23,7 +24,8 @@ def read_text(context: Context, loaded: LoadedModel, source: TextSource, tokens:
     if source.kind != "self":
         return tokenize(context, loaded, source, tokens, length)
     asked = {"model": loaded.info.fingerprint, "dtype": loaded.info.compute_dtype, "seed": source.seed}
-    path = context.folder() / f"text-{digest(asked | {'tokens': tokens, 'length': length})}{SUFFIX}"
+    key = digest(asked | {"tokens": tokens, "length": length})
+    path = array_file(context.folder(), "text", key)
     head = read_head(path)
     if head is not None:
         return Tokens(load_file(path)["ids"], head["hash"], head["label"])

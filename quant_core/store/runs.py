@@ -1,0 +1,277 @@
+"""Results as runs: with what was asked, what they were made with and the user's note; in a list, deleted, described.
+
+A run is a result that somebody waited for. Opened models, layers that were looked at and the catalog are none.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from quant_core.errors import QuantError
+from quant_core.schema import (
+    Belongings,
+    Evaluation,
+    Finding,
+    Generation,
+    ModelInfo,
+    Origin,
+    Proof,
+    Request,
+    Result,
+    Run,
+    RunLine,
+    ScoreTable,
+    Training,
+    dump,
+    load,
+)
+from quant_core.store.arrays import FOLDER, SUFFIX, ArrayKind, array_file
+from quant_core.store.database import Database
+from quant_core.store.kinds import load_request, model_name, model_of
+from quant_core.store.results import ResultTable
+
+KINDS = ("sensitivity", "evaluate", "prove", "generate", "train")
+"""Kinds of jobs whose results are runs."""
+TITLES = {
+    "sensitivity": "Scores",
+    "measured": "Measured sweep",
+    "evaluate": "Recipe evaluation",
+    "prove": "Proof",
+    "generate": "Generation",
+    "train": "Training",
+}
+"""What runs are called, a measured sweep by a name of its own."""
+LONGEST_NOTE = 2000
+"""Characters."""
+
+_MARKS = ", ".join("?" for _ in KINDS)
+
+
+class RunTable:
+    """The runs in ``database``, with the arrays that belong to them under ``home``."""
+
+    def __init__(self, database: Database, results: ResultTable, home: Path) -> None:
+        self._database = database
+        self._results = results
+        self.folder = home / FOLDER
+        self._lines: dict[tuple[str, float], RunLine] = {}
+        self._lock = threading.Lock()
+
+    # --- looking
+
+    def lines(self) -> list[RunLine]:
+        """All runs, the newest first; those that an older QuantLens wrote in another shape are left out."""
+        rows = self._database.query(
+            f"""SELECT key, created, COALESCE(note, '') AS note FROM results LEFT JOIN runs USING (key)
+                WHERE kind IN ({_MARKS}) ORDER BY created DESC, results.rowid DESC""",
+            KINDS,
+        )
+        found = [self._line(row["key"], row["created"], row["note"]) for row in rows]
+        return [line for line in found if line is not None]
+
+    def get(self, key: str) -> Run:
+        """The run with a key; ``QuantError`` if there is none."""
+        rows = self._database.query(
+            f"""SELECT kind, fingerprint, created, request, origin, note FROM results LEFT JOIN runs USING (key)
+                WHERE key = ? AND kind IN ({_MARKS}, 'rescore')""",
+            (key, *KINDS),
+        )
+        result = self._results.get(key) if rows else None
+        if result is None:
+            raise QuantError(
+                f"There is no run {key!r} here.", "It was deleted, or is in another home folder."
+            )
+        row = rows[0]
+        return Run(
+            key=key,
+            kind=row["kind"],
+            fingerprint=row["fingerprint"],
+            created=row["created"],
+            request=_request(row["kind"], row["request"]),
+            result=result,
+            origin=_origin(row["origin"]),
+            note=row["note"] or "",
+        )
+
+    def model(self, fingerprint: str) -> ModelInfo | None:
+        """What a model is that was opened here or came with a run; None if it is not known."""
+        for info in self._results.of_kind("inspect", fingerprint):
+            if isinstance(info, ModelInfo):
+                return info
+        rows = self._database.query("SELECT data FROM models WHERE fingerprint = ?", (fingerprint,))
+        try:
+            return load(ModelInfo, json.loads(rows[0]["data"])) if rows else None
+        except ValueError:
+            return None
+
+    def _line(self, key: str, created: float, note: str) -> RunLine | None:
+        with self._lock:
+            line = self._lines.get((key, created))
+        if line is None or line.note != note:
+            try:
+                line = line_of(self.get(key))
+            except QuantError:
+                return None
+            with self._lock:
+                self._lines[key, created] = line
+        return line
+
+    # --- changing
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """The database's: all changes inside it are stored, or none."""
+        return self._database.transaction()
+
+    def set_note(self, key: str, note: str) -> None:
+        """Keep the user's words with a run; ``QuantError`` if they are too many or there is no such run."""
+        if len(note) > LONGEST_NOTE:
+            raise QuantError(f"The note has {len(note):,} characters.", f"Keep it to {LONGEST_NOTE:,}.")
+        self.get(key)
+        with self._database.transaction() as connection:
+            connection.execute(
+                """INSERT INTO runs (key, request, note) VALUES (?, '', ?)
+                    ON CONFLICT (key) DO UPDATE SET note = excluded.note""",
+                (key, note),
+            )
+
+    def belongings(self, key: str) -> Belongings:
+        """What would go with a run; ``QuantError`` if there is no such run."""
+        run = self.get(key)
+        files = self._files(run)
+        return Belongings(
+            tuple(path.name for path in files),
+            sum(path.stat().st_size for path in files),
+            len(self.added(run)),
+        )
+
+    def delete(self, key: str) -> None:
+        """Remove a run for good: answer, request, note, ended jobs, and the arrays that are its alone."""
+        run = self.get(key)
+        files = self._files(run)
+        with self._database.transaction() as connection:
+            for gone in (key, *self.added(run)):
+                for statement in (
+                    "DELETE FROM results WHERE key = ?",
+                    "DELETE FROM runs WHERE key = ?",
+                    "DELETE FROM jobs WHERE key = ? AND state NOT IN ('queued', 'running')",
+                ):
+                    connection.execute(statement, (gone,))
+        for path in files:
+            path.unlink(missing_ok=True)
+
+    def array_bytes(self) -> int:
+        """What all arrays take."""
+        return sum(path.stat().st_size for path in self.folder.glob(f"*{SUFFIX}"))
+
+    def put_model(self, info: ModelInfo) -> None:
+        """Keep what a model is, for runs that came without it; it is not opened by that."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO models VALUES (?, ?)", (info.fingerprint, json.dumps(dump(info)))
+            )
+
+    def added(self, run: Run) -> list[str]:
+        """Keys of the score tables of further formats that rest on a sweep's state, which no other sweep shares."""
+        if not isinstance(run.result, ScoreTable) or not run.result.state or self._shares(run):
+            return []
+        return self._naming("rescore", "state", run.result.state)
+
+    def kept_arrays(self, run: Run) -> list[Path]:
+        """The arrays that a run's answer names, as far as they are still there."""
+        named: list[tuple[ArrayKind, str]] = []
+        if isinstance(run.result, ScoreTable) and run.result.state:
+            named.append(("state", run.result.state))
+        if isinstance(run.result, Training):
+            named.append(("trained", run.result.key))
+        return [path for kind, key in named if (path := array_file(self.folder, kind, key)).is_file()]
+
+    def _files(self, run: Run) -> list[Path]:
+        """The arrays that are a run's alone: those its answer names, and what a stopped attempt at it left."""
+        kept = [] if self._shares(run) else self.kept_arrays(run)
+        half: tuple[ArrayKind, ...] = ("fisher", "measured", "training")
+        return kept + [path for kind in half if (path := array_file(self.folder, kind, run.key)).is_file()]
+
+    def _shares(self, run: Run) -> bool:
+        """Whether another run names the same arrays."""
+        if not isinstance(run.result, ScoreTable | Training):
+            return False
+        if isinstance(run.result, ScoreTable):
+            others = self._naming(run.kind, "state", run.result.state) if run.result.state else []
+        else:
+            others = self._naming(run.kind, "key", run.result.key)
+        return any(key != run.key for key in others)
+
+    def _naming(self, kind: str, field: str, value: str) -> list[str]:
+        """Keys of the answers of a kind that name ``value``; looked for as text first, which is fast."""
+        rows = self._database.query(
+            f"""SELECT key FROM results WHERE kind = ? AND instr(data, ?)
+                AND json_extract(data, '$.{field}') = ?""",
+            (kind, value, value),
+        )
+        return [row["key"] for row in rows]
+
+
+def line_of(run: Run) -> RunLine:
+    """A run as a list shows it."""
+    ref = model_of(run.request) if run.request is not None else None
+    measured = isinstance(run.result, ScoreTable) and not run.result.fisher and bool(run.result.measured)
+    return RunLine(
+        key=run.key,
+        kind=run.kind,
+        title=TITLES["measured" if measured else run.kind],
+        model=model_name(ref.source) if ref else f"model {run.fingerprint[:8]}",
+        fingerprint=run.fingerprint,
+        created=run.created,
+        seconds=seconds_of(run.result),
+        finding=finding(run.result),
+        note=run.note,
+        recorded=run.request is not None,
+    )
+
+
+def seconds_of(result: Result) -> float:
+    """How long the answer took; 0 where it does not tell."""
+    return float(getattr(result, "seconds", 0.0))
+
+
+def finding(result: Result) -> Finding:
+    """What an answer found, in one number."""
+    match result:
+        case ScoreTable():
+            values = [value for row in (result.fisher or result.measured) for value in row]
+            if values:
+                return Finding("largest KL of a layer", max(values), "nats/token")
+            errors = [value for row in (result.output or result.weight) for value in row]
+            return Finding("largest relative error of a layer", max(errors, default=0.0), "of its square")
+        case Evaluation():
+            return Finding("measured KL", result.kl_mean, "nats/token")
+        case Proof():
+            means = [sum(row) / len(row) for row in result.kl if row]
+            return Finding("least measured KL", min(means, default=0.0), "nats/token")
+        case Training():
+            return Finding("held-out KL after", result.kl_after, "nats/token")
+        case Generation(recipe=()):
+            return Finding("written", len(result.original), "tokens")
+        case Generation():
+            alike = result.divergence if result.divergence >= 0 else len(result.original)
+            return Finding("same from the start", alike, "tokens")
+        case _:
+            raise TypeError(f"{type(result).__name__} is the answer of no run")
+
+
+def _request(kind: str, text: str | None) -> Request | None:
+    try:
+        return load_request(kind, json.loads(text)) if text else None
+    except ValueError:  # an older QuantLens wrote it
+        return None
+
+
+def _origin(text: str | None) -> Origin | None:
+    try:
+        return load(Origin, json.loads(text)) if text else None
+    except ValueError:
+        return None
