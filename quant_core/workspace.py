@@ -18,6 +18,7 @@ from quant_core import columns, costs, recipes, schema, targets
 from quant_core.allocation import (
     calibration,
     choose,
+    contenders,
     moves,
     needs,
     neighbours,
@@ -30,6 +31,7 @@ from quant_core.allocation.neighbours import Trade
 from quant_core.allocation.references import Reference
 from quant_core.allocation.usage import Usage
 from quant_core.errors import BudgetError, Cancelled, FormatError, JobError, ModelError, QuantError
+from quant_core.hub_files import hub_cache
 from quant_core.jobs.client import Client
 from quant_core.kv_cache import kv_bits
 from quant_core.names import parse_format
@@ -71,14 +73,6 @@ DEFAULT_FORMATS = ("int2", "int3", "int4", "int5", "int6", "int8", "nf4")
 CATALOG = Path(__file__).with_name("catalog.json")
 
 Watch = Callable[[Job], None]
-
-
-def hub_cache() -> Path:
-    """Where the Hugging Face libraries keep downloaded models."""
-    if chosen := os.environ.get("HF_HUB_CACHE"):
-        return Path(chosen).expanduser()
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return Path(os.environ.get("HF_HOME") or caches / "huggingface").expanduser() / "hub"
 
 
 def browser_roots() -> tuple[Path, ...]:
@@ -238,6 +232,12 @@ class Workspace:
     @overload
     def result(self, request: schema.TrainRequest) -> Training | None: ...
     @overload
+    def result(self, request: schema.RecommendRequest) -> schema.Recommendation | None: ...
+    @overload
+    def result(self, request: schema.LookRequest) -> schema.HubModel | None: ...
+    @overload
+    def result(self, request: schema.DownloadRequest) -> schema.Downloaded | None: ...
+    @overload
     def result(self, request: schema.CatalogRequest) -> Catalog | None: ...
     def result(self, request: Request) -> Result | None:
         """The stored answer to ``request``; None if there is none yet."""
@@ -259,6 +259,14 @@ class Workspace:
     def run(self, request: schema.GenerateRequest, on_progress: Watch | None = None) -> Generation: ...
     @overload
     def run(self, request: schema.TrainRequest, on_progress: Watch | None = None) -> Training: ...
+    @overload
+    def run(
+        self, request: schema.RecommendRequest, on_progress: Watch | None = None
+    ) -> schema.Recommendation: ...
+    @overload
+    def run(self, request: schema.LookRequest, on_progress: Watch | None = None) -> schema.HubModel: ...
+    @overload
+    def run(self, request: schema.DownloadRequest, on_progress: Watch | None = None) -> schema.Downloaded: ...
     @overload
     def run(self, request: schema.CatalogRequest, on_progress: Watch | None = None) -> Catalog: ...
     def run(self, request: Request, on_progress: Watch | None = None) -> Result:
@@ -409,13 +417,23 @@ class Workspace:
         tokens: int = schema.ProveRequest.tokens,
     ) -> schema.ProveRequest:
         """The job that measures recipes on the same tokens, each with the units that it changes."""
-        changed = tuple(
-            {unit: form for unit, form in one.items() if form != schema.ORIGINAL} for one in assignments
-        )
+        changed = contenders.to_measure(assignments)
         roots = tuple(map(str, self._roots))
         return schema.ProveRequest(
             info.ref, info.fingerprint, changed, text, tokens, setup=setup, roots=roots
         )
+
+    def contenders(
+        self,
+        info: ModelInfo,
+        table: ScoreTable,
+        budget: Budget,
+        pins: Mapping[str, str] | None = None,
+        score: ScoreName = "fisher",
+        terms: Terms | None = None,
+    ) -> dict[str, contenders.Contender]:
+        """The recipes to measure side by side for a budget; see ``allocation.contenders``."""
+        return contenders.contenders(info, table, budget, pins, score, terms)
 
     def calibration_recipes(
         self, info: ModelInfo, table: ScoreTable, score: ScoreName = "fisher"
