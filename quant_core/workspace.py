@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, overload
 
-from quant_core import columns, costs, recipes, schema, targets
+import psutil
+
+from quant_core import columns, costs, folders, recipes, schema, targets
 from quant_core.allocation import (
     calibration,
     choose,
@@ -25,13 +30,14 @@ from quant_core.allocation import (
     problem,
     references,
     solution,
+    usage,
 )
 from quant_core.allocation.calibration import Calibration, Interval
 from quant_core.allocation.neighbours import Trade
 from quant_core.allocation.references import Reference
 from quant_core.allocation.usage import Usage
 from quant_core.errors import BudgetError, Cancelled, FormatError, JobError, ModelError, QuantError
-from quant_core.hub_files import hub_cache
+from quant_core.hub_files import bytes_here, hub_cache
 from quant_core.jobs.client import Client
 from quant_core.kv_cache import kv_bits
 from quant_core.names import parse_format
@@ -65,6 +71,7 @@ from quant_core.schema import (
 )
 from quant_core.store import default_home
 from quant_core.store.keys import folder_signature
+from quant_core.store.results import SavedRecipe
 from quant_core.targets import TARGETS, Target, hardware
 from quant_core.targets.hardware import Hardware
 
@@ -72,7 +79,33 @@ DEFAULT_FORMATS = ("int2", "int3", "int4", "int5", "int6", "int8", "nf4")
 """Families that layers are scored in unless others are asked for."""
 CATALOG = Path(__file__).with_name("catalog.json")
 
+JOIN = "int4/g64/asym"
+"""Embedding and head join a recommendation where the budget leaves less than this for every layer."""
+
 Watch = Callable[[Job], None]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What is there about a model: numbers of results, and its newest recipes."""
+
+    sweeps: int
+    proofs: int
+    evaluations: int
+    trainings: int
+    recipes: tuple[SavedRecipe, ...]
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a model on the hub meets here, in bytes."""
+
+    here: int
+    """Of its files that are in the cache."""
+    disk: int
+    """Free on the cache's disk."""
+    memory: int
+    """Free."""
 
 
 def browser_roots() -> tuple[Path, ...]:
@@ -307,6 +340,29 @@ class Workspace:
                 found.setdefault(info.ref, info)
         return list(found.values())
 
+    def finished(self, fingerprint: str, recipes: int = 4) -> Finished:
+        """What has been worked out about a model, with its newest ``recipes``."""
+        counts = self._client.store.results.counts(fingerprint)
+        saved = self._client.store.recipes.of_model(fingerprint, recipes)
+        kinds = ("sensitivity", "prove", "evaluate", "train")
+        sweeps, proofs, evaluations, trainings = (counts.get(kind, 0) for kind in kinds)
+        return Finished(sweeps, proofs, evaluations, trainings, tuple(saved))
+
+    def folders(self, folder: Path) -> folders.Listing:
+        """What lies in a folder; ``ModelError`` if it may not be read."""
+        return folders.listing(folder, self._roots)
+
+    def room(self, model: schema.HubModel) -> Room:
+        """What a model on the hub meets on this machine."""
+        place = hub_cache()
+        while not place.is_dir() and place != place.parent:
+            place = place.parent
+        return Room(bytes_here(model.source, model.files), shutil.disk_usage(place).free, self.free_memory())
+
+    def free_memory(self) -> int:
+        """Bytes of this machine's memory that can be taken without pushing anything else out."""
+        return int(psutil.virtual_memory().available)
+
     def downloaded(self) -> list[str]:
         """Hub ids of the models in the Hugging Face cache."""
         names = sorted(path.name.removeprefix("models--") for path in hub_cache().glob("models--*"))
@@ -465,6 +521,55 @@ class Workspace:
     ) -> Interval:
         """The calibrated prediction of a recipe, with the ends that hold 95 of 100 measurements."""
         return learned.interval(calibration.parts(problem.build_problem(info, table, score), assignment))
+
+    # --- recommendations
+
+    def least_bytes(self, info: ModelInfo, forms: Sequence[str], embeddings: bool = False) -> float:
+        """Bytes of all the model's weights with every decided unit in the smallest of the formats of full names
+        ``forms``, embedding and head too if asked.
+        """
+        bits = float(info.other_bits)
+        shapes: Counter[Unit] = Counter()
+        for unit in info.units:
+            if unit.decided or (embeddings and unit.kind in ("embedding", "head")):
+                shapes[schema.replace(unit, name="", block=0, role="", fused="", tied=())] += 1
+            else:
+                bits += unit.parameters * unit.bits
+        for unit, number in shapes.items():
+            bits += number * min(
+                unit.parameters * unit.bits, *(self.stored_bits(unit, form) for form in forms)
+            )
+        return bits / 8
+
+    def weights_in_memory(self, info: ModelInfo, terms: Terms) -> float:
+        """Bytes that a limit on memory leaves for the weights, beside KV cache and activations; may be below 0."""
+        use = terms.use
+        extra = usage.cache_bytes(info, use) + usage.activation_bytes(info, use)
+        return terms.limits.memory - extra
+
+    def recommend_request(
+        self,
+        info: ModelInfo,
+        budget: Budget,
+        terms: Terms,
+        formats: Sequence[str],
+        tokens: int,
+        held_out_tokens: int,
+    ) -> schema.RecommendRequest:
+        """The job that scores, solves and measures; embedding and head join where the budget is small (``JOIN``)."""
+        small = budget.kind == "bytes" and budget.value < self.least_bytes(info, [JOIN])
+        roots = tuple(map(str, self._roots))
+        return schema.RecommendRequest(
+            info.ref,
+            info.fingerprint,
+            budget,
+            tuple(formats),
+            terms,
+            tokens=tokens,
+            held_out_tokens=held_out_tokens,
+            embeddings=small,
+            roots=roots,
+        )
 
     # --- trade-offs
 

@@ -31,6 +31,7 @@ from huggingface_hub.errors import (
 )
 
 from quant_core.errors import ModelError
+from quant_core.folders import confined
 from quant_core.schema import ModelRef
 
 BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "demo-model"
@@ -67,22 +68,13 @@ def locate(ref: ModelRef, roots: Sequence[str] = ()) -> Path:
         return BUNDLED
     folder = Path(ref.source).expanduser()
     if folder.is_dir():
-        return _confined(folder.resolve(), roots)
+        return confined(folder, [Path(root) for root in roots])
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", ref.source) and not ref.source.startswith("."):
         return _from_hub(ref)
     raise ModelError(
         f"There is no folder {ref.source!r}.",
         "Give an existing folder, a hub id such as org/name, or 'bundled'.",
     )
-
-
-def _confined(folder: Path, roots: Sequence[str]) -> Path:
-    if roots and not any(folder.is_relative_to(Path(root).expanduser().resolve()) for root in roots):
-        raise ModelError(
-            f"The folder {str(folder)!r} lies outside the folders this dashboard may read.",
-            f"Move it under {', '.join(roots)}, or start with QUANTLENS_MODEL_ROOTS set to a folder that holds it.",
-        )
-    return folder
 
 
 def _from_hub(ref: ModelRef) -> Path:
