@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -262,7 +263,9 @@ def test_a_size_is_proposed_and_can_be_changed(info: ModelInfo, asked: list[Reco
     app = open_page("start")
     assert "Recommend a recipe" in labels(app)
     proposed = app.number_input(key="recommend:mb").value
+    assert proposed is not None
     assert 0 < proposed * 1e6 < info.original_bits / 8
+    assert not asked[-1].embeddings, "the layers have room for 4 bits"
     app.number_input(key="recommend:mb").set_value(4.5).run()
     app.selectbox(key="widget:effort").set_value("quick").run()
     request = asked[-1]
@@ -339,7 +342,12 @@ def test_it_lands_on_the_proved_recipe(
     keep(home, proof, found.proof)
     proved: list[ProveRequest] = []
     whole = proof_panel._request
-    monkeypatch.setattr(proof_panel, "_request", lambda *each: proved.append(whole(*each)) or proved[-1])
+
+    def keeping(*each: Any) -> ProveRequest:
+        proved.append(whole(*each))
+        return proved[-1]
+
+    monkeypatch.setattr(proof_panel, "_request", keeping)
     app.run()
     assert app.title[0].value == "Recipe"
     assert dict(draft(app).assignment) == dict(found.recipes[2].assignment)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from quant_core.errors import QuantError
 from quant_core.folders import Folder
@@ -15,7 +17,9 @@ from ui.jobs import show_error, workspace
 from ui.opening import open_button, want
 
 _AT = "picker:folder"
-_HEIGHT = 200
+_HEIGHT = 220
+_SHORT = 4
+"""Entries that are shown without scrolling."""
 
 
 def card() -> None:
@@ -30,7 +34,7 @@ def card() -> None:
     )  # fmt: skip
     at = (st.session_state.get(_AT) or "").strip()
     if not at:
-        with st.container(height=_HEIGHT, border=False, gap=None, key="folders"):
+        with _list(len(roots)):
             for root in roots:
                 _entry(Folder(root, str(root)))
         return
@@ -43,7 +47,7 @@ def card() -> None:
     if found.here.kind:
         st.markdown(f"**{found.here.name}** · {found.here.kind} · {words.size(found.here.bytes)}")
         open_button(ModelRef(str(found.here.path)), "Open the folder", "picker:open-folder")
-    with st.container(height=_HEIGHT, border=False, gap=None, key="folders"):
+    with _list(len(found.inside)):
         above = str(found.above) if found.above else ""
         st.button(
             "Up" if above else "All folders", icon=":material/arrow_upward:", type="tertiary", on_click=_go,
@@ -55,6 +59,12 @@ def card() -> None:
             st.caption(f"{found.left_out:,} further folders: type the path.")
         elif not found.inside and not found.here.kind:
             st.caption("No folders in here, and no model: it would have config.json and safetensors weights.")
+
+
+def _list(entries: int) -> DeltaGenerator:
+    """A place for folders, which scrolls where they are many."""
+    height: Literal["content"] | int = _HEIGHT if entries > _SHORT else "content"
+    return st.container(height=height, border=False, gap=None, key="folders")
 
 
 def _entry(folder: Folder) -> None:

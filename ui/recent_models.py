@@ -6,7 +6,7 @@ import streamlit as st
 
 from quant_core.schema import ModelInfo
 from quant_core.workspace import Finished
-from ui import entry, words
+from ui import entry, state, words
 from ui.jobs import workspace
 from ui.opening import open_button
 
@@ -37,7 +37,10 @@ def _row(info: ModelInfo, key: str) -> None:
         with left:
             st.markdown(f"**{info.title}** · {_where(info)}  \n{summary(done)}")
         with right:
-            open_button(info.ref, "Open", f"{key}:open", as_it_was=True)
+            if info.ref == state.model_ref():
+                st.caption("open now")
+            else:
+                open_button(info.ref, "Open", f"{key}:open", as_it_was=True)
         with st.container(horizontal=True, gap="small"):
             if done.sweeps:
                 entry.link("sensitivity", "Scores", **place, recipe="")

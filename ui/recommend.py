@@ -24,7 +24,7 @@ from ui import entry, proof, scores, state, words
 from ui import recipe_draft as drafts
 from ui.jobs import latest, request_result, workspace
 
-GOALS = {"size": "A size", "machine": "This machine", "hardware": "A GPU or another machine"}
+GOALS = {"size": "A size", "machine": "This machine", "hardware": "Another machine"}
 GOAL = state.choice_param("for", "what to recommend for", tuple(GOALS))
 SIZE = state.number_param("mb", "the size", 0, 0, 1e8)
 """MB; 0 for the one that is proposed."""
@@ -68,7 +68,7 @@ def _asked(info: ModelInfo) -> tuple[Budget, Terms] | None:
     left, middle, right = st.columns([4, 3, 2], vertical_alignment="bottom", gap="medium")
     left.segmented_control(
         "For", **GOAL.choice(list(GOALS)), format_func=GOALS.__getitem__, required=True,
-        help="What the recipe has to fit: a size of all weights; or a memory, this machine's or another's, that holds "
+        help="What the recipe has to fit: a size of all weights; or a memory, this machine's or a GPU's, that holds "
         "the KV cache and activations beside the weights.",
     )  # fmt: skip
     right.selectbox(
@@ -78,7 +78,7 @@ def _asked(info: ModelInfo) -> tuple[Budget, Terms] | None:
     )  # fmt: skip
     if GOAL.get() == "size":
         size = _number(
-            middle, SIZE, workspace().least_bytes(info, [PROPOSED]) / 1e6, "Size at most (MB)",
+            middle, SIZE, _proposed(info), "Size at most (MB)",
             "Of all the model's weights, those that stay as they are included; 1 MB = 10⁶ bytes.",
         )  # fmt: skip
         terms, room, what = Terms(), size * 1e6, f"{words.size(size * 1e6)} hold"
@@ -102,6 +102,13 @@ def _asked(info: ModelInfo) -> tuple[Budget, Terms] | None:
         )
         return None
     return Budget("bytes", _rounded(room / 1e6) * 1e6), terms
+
+
+def _proposed(info: ModelInfo) -> float:
+    """Megabytes to begin with: those of ``PROPOSED``, up to three digits."""
+    size = workspace().least_bytes(info, [PROPOSED]) / 1e6
+    step = 10.0 ** (math.floor(math.log10(size)) - 2)
+    return math.ceil(size / step) * step
 
 
 def _number(

@@ -47,15 +47,16 @@ def at_hand() -> ModelInfo | None:
     return found if found is not None or ref.source == "bundled" else open_model(ref)
 
 
-def opened(info: ModelInfo | None) -> None:
-    """Where the pages for the open model are; without one, what opening one brings."""
-    if info is None:
-        st.info(
-            "Open a model above. One button then finds its best recipe for a size, this machine or a GPU, and "
-            "proves it.",
-            icon=":material/lightbulb:",
-        )
-        return
+def first_step() -> None:
+    """What opening a model brings."""
+    st.info(
+        "Open a model above. One button then finds its best recipe for a size, this machine or a GPU, and proves it.",
+        icon=":material/lightbulb:",
+    )
+
+
+def opened(info: ModelInfo) -> None:
+    """Which model is open, and where its pages are."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(
             f":material/check_circle: **{info.title}** is open · {words.count(info.parameters)} parameters · "
