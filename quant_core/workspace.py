@@ -529,14 +529,17 @@ class Workspace:
         ``forms``, embedding and head too if asked.
         """
         bits = float(info.other_bits)
-        shapes: Counter[Unit] = Counter()
+        shapes: Counter[tuple[int, int, int]] = Counter()
+        alike: dict[tuple[int, int, int], Unit] = {}
         for unit in info.units:
             if unit.decided or (embeddings and unit.kind in ("embedding", "head")):
-                shapes[schema.replace(unit, name="", block=0, role="", fused="", tied=())] += 1
+                shape = (unit.rows, unit.columns, unit.bits)
+                shapes[shape] += 1
+                alike.setdefault(shape, unit)
             else:
                 bits += unit.parameters * unit.bits
-        for unit, number in shapes.items():
-            bits += number * min(
+        for shape, unit in alike.items():
+            bits += shapes[shape] * min(
                 unit.parameters * unit.bits, *(self.stored_bits(unit, form) for form in forms)
             )
         return bits / 8
