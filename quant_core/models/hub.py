@@ -92,7 +92,7 @@ def download(context: Context, request: DownloadRequest) -> Downloaded:
 
     with hub_errors(request.source, request.revision):
         for file in missing:
-            _fetch(context, request, file, report)
+            _fetch(request, file, report)
         report()
         snapshot_download(request.source, revision=request.revision or None, allow_patterns=DOWNLOADED)
     return Downloaded(request.source, request.commit, total)
@@ -110,7 +110,7 @@ def _check_room(request: DownloadRequest, total: int) -> None:
         )
 
 
-def _fetch(context: Context, request: DownloadRequest, file: HubFile, report: Callable[[], None]) -> None:
+def _fetch(request: DownloadRequest, file: HubFile, report: Callable[[], None]) -> None:
     """Fetch one file's content, going on behind what is there; a connection that breaks is made anew."""
     growing = part(request.source, file)
     url = hf_hub_url(request.source, file.name, revision=request.commit)
@@ -118,7 +118,7 @@ def _fetch(context: Context, request: DownloadRequest, file: HubFile, report: Ca
     while not growing.exists() or growing.stat().st_size < file.bytes:
         before = growing.stat().st_size if growing.exists() else 0
         try:
-            _watched(context, url, growing, report)
+            _watched(url, growing, report)
         except httpx2.TransportError as error:
             broken = broken + 1 if growing.stat().st_size == before else 0
             if broken == ATTEMPTS:
@@ -136,7 +136,7 @@ def _fetch(context: Context, request: DownloadRequest, file: HubFile, report: Ca
     growing.replace(blob(request.source, file))
 
 
-def _watched(context: Context, url: str, growing: Path, report: Callable[[], None]) -> None:
+def _watched(url: str, growing: Path, report: Callable[[], None]) -> None:
     """Stream into a file, beside which progress is told and a cancelled job left at once, even where nothing comes."""
     stop, done = threading.Event(), Future[None]()
 
