@@ -3,12 +3,11 @@
 import streamlit as st
 
 from ui.entry import ensure_entry, link
-from ui.model_picker import picker
 from ui.model_view import layers, memory_view, overview, sizes
 from ui.widgets import try_header
 
 ensure_entry("model")
-info = try_header("Model", "Choose a language model; everything else starts from here.")
+info = try_header("Model", "What the model is, and what it weighs at each precision.")
 
 if info is not None:
     overview(info)
@@ -16,11 +15,7 @@ if info is not None:
         link("weights", "Look at its weights")
         link("sensitivity", "Find its sensitive layers")
         link("recipe", "Make a recipe")
-
-with st.expander("Open another model", icon=":material/folder_open:", expanded=info is None, key="picker"):
-    picker()
-
-if info is not None:
+        link("start", "Open another model")
     memory, roles = st.columns([3, 2], gap="large")
     with memory:
         st.subheader("Memory at each precision", anchor=False)
@@ -30,3 +25,5 @@ if info is not None:
         sizes(info)
     st.subheader("Layers", anchor=False)
     layers(info)
+else:
+    link("start", "Open another model")

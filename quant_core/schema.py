@@ -271,6 +271,15 @@ class ModelInfo:
         return self.other_bits + sum(unit.parameters * unit.bits for unit in self.units)
 
 
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a repository; ``blob`` is the name of its content in the hub's cache."""
+
+    name: str
+    bytes: int
+    blob: str
+
+
 # --- text -----------------------------------------------------------------------------------------------------------
 
 
@@ -480,6 +489,63 @@ class TrainRequest:
 
 
 @dataclass(frozen=True)
+class RecommendRequest:
+    """Score the layers, solve for a budget, and measure the finalists, in one job. Answer: ``Recommendation``."""
+
+    model: ModelRef
+    fingerprint: str
+    budget: Budget
+    formats: tuple[str, ...]
+    """Full names of the formats to choose from, beside ``original``."""
+    terms: Terms
+    text: TextSource = CALIBRATION
+    tokens: int = 8192
+    """Tokens of ``text`` that scores are made on."""
+    held_out: TextSource = EVALUATION
+    held_out_tokens: int = 4096
+    """Tokens of ``held_out`` that the finalists are measured on."""
+    embeddings: bool = False
+    """Whether recipes also decide on embedding and head."""
+    roots: tuple[str, ...] = ()
+
+    @property
+    def sweep(self) -> SensitivityRequest:
+        """The scores that it stands on, a request of their own."""
+        return SensitivityRequest(
+            self.model,
+            self.fingerprint,
+            self.formats,
+            self.text,
+            self.tokens,
+            embeddings=self.embeddings,
+            roots=self.roots,
+        )
+
+
+@dataclass(frozen=True)
+class LookRequest:
+    """Read what the hub says of a model, before anything is downloaded. Answer: ``HubModel``."""
+
+    source: str
+    """Its hub id."""
+    revision: str = ""
+    asked: str = ""
+    """When it was asked for, so that a repository that changed since is looked at again."""
+
+
+@dataclass(frozen=True)
+class DownloadRequest:
+    """Download a model from the hub into the cache of its libraries. Answer: ``Downloaded``."""
+
+    source: str
+    """Its hub id."""
+    revision: str
+    commit: str
+    """What the revision stood for when it was looked at."""
+    files: tuple[HubFile, ...]
+
+
+@dataclass(frozen=True)
 class CatalogRequest:
     """List what the registries offer. Answer: ``Catalog``."""
 
@@ -494,6 +560,9 @@ Request = (
     | ProveRequest
     | GenerateRequest
     | TrainRequest
+    | RecommendRequest
+    | LookRequest
+    | DownloadRequest
     | CatalogRequest
 )
 
@@ -695,6 +764,50 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class Recommendation:
+    """The finalists for a budget, measured side by side."""
+
+    fingerprint: str
+    recipes: tuple[Solution, ...]
+    """In the order of the rows of ``proof``."""
+    forms: tuple[str, ...]
+    """The format of a recipe that has one for all layers; empty for one that was solved for."""
+    proof: Proof
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """What the hub says of a model."""
+
+    source: str
+    commit: str
+    files: tuple[HubFile, ...]
+    """Those that are needed to open it."""
+    parameters: Mapping[str, int]
+    """Number of values by dtype, by safetensors' name (``BF16``); empty where the hub does not know."""
+    licence: str
+    """As the repository states it; empty if it states none."""
+    gated: bool
+    """Whether its authors restrict access."""
+    problem: str = ""
+    """Why it cannot be opened, a sentence; empty if nothing speaks against it."""
+
+    @property
+    def bytes(self) -> int:
+        """Of all files."""
+        return sum(file.bytes for file in self.files)
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A model that is in the cache."""
+
+    source: str
+    commit: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Generation:
     """Continuations of a prompt, token by token, without the prompt."""
 
@@ -790,6 +903,9 @@ Result = (
     | Proof
     | Generation
     | Training
+    | Recommendation
+    | HubModel
+    | Downloaded
 )
 
 

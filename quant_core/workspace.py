@@ -8,28 +8,36 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Literal, overload
 
-from quant_core import columns, costs, recipes, schema, targets
+import psutil
+
+from quant_core import columns, costs, folders, recipes, schema, targets
 from quant_core.allocation import (
     calibration,
     choose,
+    contenders,
     moves,
     needs,
     neighbours,
     problem,
     references,
     solution,
+    usage,
 )
 from quant_core.allocation.calibration import Calibration, Interval
 from quant_core.allocation.neighbours import Trade
 from quant_core.allocation.references import Reference
 from quant_core.allocation.usage import Usage
 from quant_core.errors import BudgetError, Cancelled, FormatError, JobError, ModelError, QuantError
+from quant_core.hub_files import bytes_here, hub_cache
 from quant_core.jobs.client import Client
 from quant_core.kv_cache import kv_bits
 from quant_core.names import parse_format
@@ -70,6 +78,8 @@ from quant_core.schema import (
 from quant_core.store import default_home
 from quant_core.store.exchange import read_runs, write_runs
 from quant_core.store.keys import folder_signature
+from quant_core.store.kinds import Modelless
+from quant_core.store.results import SavedRecipe
 from quant_core.targets import TARGETS, Target, hardware
 from quant_core.targets.hardware import Hardware
 
@@ -77,15 +87,33 @@ DEFAULT_FORMATS = ("int2", "int3", "int4", "int5", "int6", "int8", "nf4")
 """Families that layers are scored in unless others are asked for."""
 CATALOG = Path(__file__).with_name("catalog.json")
 
+JOIN = "int4/g64/asym"
+"""Embedding and head join a recommendation where the budget leaves less than this for every layer."""
+
 Watch = Callable[[Job], None]
 
 
-def hub_cache() -> Path:
-    """Where the Hugging Face libraries keep downloaded models."""
-    if chosen := os.environ.get("HF_HUB_CACHE"):
-        return Path(chosen).expanduser()
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return Path(os.environ.get("HF_HOME") or caches / "huggingface").expanduser() / "hub"
+@dataclass(frozen=True)
+class Finished:
+    """What is there about a model: numbers of results, and its newest recipes."""
+
+    sweeps: int
+    proofs: int
+    evaluations: int
+    trainings: int
+    recipes: tuple[SavedRecipe, ...]
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a model on the hub meets here, in bytes."""
+
+    here: int
+    """Of its files that are in the cache."""
+    disk: int
+    """Free on the cache's disk."""
+    memory: int
+    """Free."""
 
 
 def browser_roots() -> tuple[Path, ...]:
@@ -252,6 +280,12 @@ class Workspace:
     @overload
     def result(self, request: schema.TrainRequest) -> Training | None: ...
     @overload
+    def result(self, request: schema.RecommendRequest) -> schema.Recommendation | None: ...
+    @overload
+    def result(self, request: schema.LookRequest) -> schema.HubModel | None: ...
+    @overload
+    def result(self, request: schema.DownloadRequest) -> schema.Downloaded | None: ...
+    @overload
     def result(self, request: schema.CatalogRequest) -> Catalog | None: ...
     def result(self, request: Request) -> Result | None:
         """The stored answer to ``request``; None if there is none yet."""
@@ -275,6 +309,14 @@ class Workspace:
     def run(self, request: schema.GenerateRequest, on_progress: Watch | None = None) -> Generation: ...
     @overload
     def run(self, request: schema.TrainRequest, on_progress: Watch | None = None) -> Training: ...
+    @overload
+    def run(
+        self, request: schema.RecommendRequest, on_progress: Watch | None = None
+    ) -> schema.Recommendation: ...
+    @overload
+    def run(self, request: schema.LookRequest, on_progress: Watch | None = None) -> schema.HubModel: ...
+    @overload
+    def run(self, request: schema.DownloadRequest, on_progress: Watch | None = None) -> schema.Downloaded: ...
     @overload
     def run(self, request: schema.CatalogRequest, on_progress: Watch | None = None) -> Catalog: ...
     def run(self, request: Request, on_progress: Watch | None = None) -> Result:
@@ -383,6 +425,29 @@ class Workspace:
             if isinstance(info, ModelInfo) and self._may_open(info.ref.source):
                 found.setdefault(info.ref, info)
         return list(found.values())
+
+    def finished(self, fingerprint: str, recipes: int = 4) -> Finished:
+        """What has been worked out about a model, with its newest ``recipes``."""
+        counts = self._client.store.results.counts(fingerprint)
+        saved = self._client.store.recipes.of_model(fingerprint, recipes)
+        kinds = ("sensitivity", "prove", "evaluate", "train")
+        sweeps, proofs, evaluations, trainings = (counts.get(kind, 0) for kind in kinds)
+        return Finished(sweeps, proofs, evaluations, trainings, tuple(saved))
+
+    def folders(self, folder: Path) -> folders.Listing:
+        """What lies in a folder; ``ModelError`` if it may not be read."""
+        return folders.listing(folder, self._roots)
+
+    def room(self, model: schema.HubModel) -> Room:
+        """What a model on the hub meets on this machine."""
+        place = hub_cache()
+        while not place.is_dir() and place != place.parent:
+            place = place.parent
+        return Room(bytes_here(model.source, model.files), shutil.disk_usage(place).free, self.free_memory())
+
+    def free_memory(self) -> int:
+        """Bytes of this machine's memory that can be taken without pushing anything else out."""
+        return int(psutil.virtual_memory().available)
 
     def downloaded(self) -> list[str]:
         """Hub ids of the models in the Hugging Face cache."""
@@ -494,13 +559,23 @@ class Workspace:
         tokens: int = schema.ProveRequest.tokens,
     ) -> schema.ProveRequest:
         """The job that measures recipes on the same tokens, each with the units that it changes."""
-        changed = tuple(
-            {unit: form for unit, form in one.items() if form != schema.ORIGINAL} for one in assignments
-        )
+        changed = contenders.to_measure(assignments)
         roots = tuple(map(str, self._roots))
         return schema.ProveRequest(
             info.ref, info.fingerprint, changed, text, tokens, setup=setup, roots=roots
         )
+
+    def contenders(
+        self,
+        info: ModelInfo,
+        table: ScoreTable,
+        budget: Budget,
+        pins: Mapping[str, str] | None = None,
+        score: ScoreName = "fisher",
+        terms: Terms | None = None,
+    ) -> dict[str, contenders.Contender]:
+        """The recipes to measure side by side for a budget; see ``allocation.contenders``."""
+        return contenders.contenders(info, table, budget, pins, score, terms)
 
     def calibration_recipes(
         self, info: ModelInfo, table: ScoreTable, score: ScoreName = "fisher"
@@ -532,6 +607,58 @@ class Workspace:
     ) -> Interval:
         """The calibrated prediction of a recipe, with the ends that hold 95 of 100 measurements."""
         return learned.interval(calibration.parts(problem.build_problem(info, table, score), assignment))
+
+    # --- recommendations
+
+    def least_bytes(self, info: ModelInfo, forms: Sequence[str], embeddings: bool = False) -> float:
+        """Bytes of all the model's weights with every decided unit in the smallest of the formats of full names
+        ``forms``, embedding and head too if asked.
+        """
+        bits = float(info.other_bits)
+        shapes: Counter[tuple[int, int, int]] = Counter()
+        alike: dict[tuple[int, int, int], Unit] = {}
+        for unit in info.units:
+            if unit.decided or (embeddings and unit.kind in ("embedding", "head")):
+                shape = (unit.rows, unit.columns, unit.bits)
+                shapes[shape] += 1
+                alike.setdefault(shape, unit)
+            else:
+                bits += unit.parameters * unit.bits
+        for shape, unit in alike.items():
+            bits += shapes[shape] * min(
+                unit.parameters * unit.bits, *(self.stored_bits(unit, form) for form in forms)
+            )
+        return bits / 8
+
+    def weights_in_memory(self, info: ModelInfo, terms: Terms) -> float:
+        """Bytes that a limit on memory leaves for the weights, beside KV cache and activations; may be below 0."""
+        use = terms.use
+        extra = usage.cache_bytes(info, use) + usage.activation_bytes(info, use)
+        return terms.limits.memory - extra
+
+    def recommend_request(
+        self,
+        info: ModelInfo,
+        budget: Budget,
+        terms: Terms,
+        formats: Sequence[str],
+        tokens: int,
+        held_out_tokens: int,
+    ) -> schema.RecommendRequest:
+        """The job that scores, solves and measures; embedding and head join where the budget is small (``JOIN``)."""
+        small = budget.kind == "bytes" and budget.value < self.least_bytes(info, [JOIN])
+        roots = tuple(map(str, self._roots))
+        return schema.RecommendRequest(
+            info.ref,
+            info.fingerprint,
+            budget,
+            tuple(formats),
+            terms,
+            tokens=tokens,
+            held_out_tokens=held_out_tokens,
+            embeddings=small,
+            roots=roots,
+        )
 
     # --- trade-offs
 
@@ -694,7 +821,7 @@ class Workspace:
 
 def _public(run: Run) -> Request:
     """What a run was asked, without the folders of this machine."""
-    if run.request is None or isinstance(run.request, schema.CatalogRequest):
+    if run.request is None or isinstance(run.request, Modelless):
         raise QuantError(
             f"An older QuantLens made run {run.key[:8]} and did not record what it was asked.",
             "Delete it and run it again to export it.",

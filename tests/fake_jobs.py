@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from quant_core.errors import JobError
+from quant_core.evaluation.recommend import recommend
 from quant_core.jobs.context import Context
 from quant_core.schema import (
     Catalog,
@@ -126,4 +127,5 @@ JOBS = {
     "train": train,
     "layer": layer,
     "catalog": catalog,
+    "recommend": recommend,
 }

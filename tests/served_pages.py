@@ -56,11 +56,16 @@ def seed(home: Path, tables: bool = True, blocks: int = 8) -> ModelInfo:
 
 
 def open_page(stem: str, **query: str) -> AppTest:
-    """A page after a link with this query string."""
+    """A page after a link with this query string.
+
+    The root leads to the start page, and where the query names a model to the model page.
+    """
+    if stem == "model":
+        query = {"model": "bundled", **query}
     app = AppTest.from_file(ROOT / "app.py", default_timeout=30)
     app.query_params.update(query)
     app.run()
-    if stem != "model":
+    if stem != ("model" if "model" in query else "start"):
         app.query_params.update(query)
         app.switch_page(f"pages/{stem}.py").run()
     assert not app.exception, app.exception[0].message

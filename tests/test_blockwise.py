@@ -142,7 +142,7 @@ def test_tokens_that_are_not_finite_are_left_out_and_named(halves: Path, tmp_pat
 def test_one_sequence_too_many_is_told(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(logits: Tensor, uniforms: Tensor) -> Tensor:
         raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory: made up"
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: made up"
         )
 
     monkeypatch.setattr(passes, "label_gradient", never)

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from quant_core.evaluation.recommend import SCORED
 from quant_core.jobs import client as client_module
 from quant_core.jobs.client import Client
 from quant_core.jobs.process import LOG_NAME, start_worker
 from quant_core.schema import (
+    Budget,
     CatalogRequest,
     EvaluateRequest,
     GenerateRequest,
@@ -22,7 +24,11 @@ from quant_core.schema import (
     Job,
     LayerRequest,
     ModelRef,
+    Recommendation,
+    RecommendRequest,
     SensitivityRequest,
+    Terms,
+    replace,
 )
 from tests import fake_jobs
 from tests.workers import end_worker, until, worker_pid
@@ -179,6 +185,27 @@ def test_interactive_jobs_go_first_then_the_oldest(client: Client) -> None:
     hold(client, False)
     starts = [ended(client, job).started for job in (other, second, third)]
     assert starts == sorted(starts)
+
+
+def test_the_parts_of_a_chain_are_stored_and_it_goes_on_behind_them(client: Client) -> None:
+    """Stopped between two tasks of its first part it begins anew; stored parts are answers for all who ask."""
+    forms = ("int4/g64/asym",)
+    request = RecommendRequest(MODEL, MARK, Budget("bits", 4.0), forms, Terms())
+    hold(client)
+    job = client.submit(request)
+    until(lambda: client.job(job.id).message == "half is done")
+    assert client.job(job.id).progress == pytest.approx(SCORED / 2), "its share of the whole"
+    client.cancel(job.id)
+    assert ended(client, job).state == "cancelled"
+    assert client.result(request.sweep) is None
+    hold(client, False)
+    assert ended(client, client.submit(request)).state == "done"
+    found = client.result(request)
+    assert isinstance(found, Recommendation)
+    assert client.submit(request.sweep).state == "done"
+    again = replace(request, budget=Budget("bits", 5.0))
+    hold(client)
+    assert ended(client, client.submit(again)).state == "done", "a sweep would have been held"
 
 
 def test_a_model_whose_content_changed_is_refused(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""The model page on a seeded store: what is open, memory, opening another, and every way a link can be wrong."""
+"""The model page on a seeded store: what is open, memory, and every way a link can be wrong."""
 
 from __future__ import annotations
 
@@ -85,41 +85,6 @@ def test_a_model_opened_before_opens_at_once(home: Path, info: ModelInfo) -> Non
     other(home, info, "lab/tiny")
     app = open_page("model", model="lab/tiny")
     assert "**tiny**" in texts(app)
-    app.segmented_control(key="picker:kind").set_value("recent").run()
-    assert any("A made model" in option for option in app.selectbox(key="picker:recent").options)
-
-
-def test_a_folder_that_is_not_there_keeps_what_is_open(info: ModelInfo) -> None:
-    app = open_page("model")
-    app.segmented_control(key="picker:kind").set_value("folder").run()
-    app.text_input(key="picker:folder").input("no/such/folder").run()
-    assert app.error[0].value.startswith("There is no folder “no/such/folder”.")
-    assert app.metric[0].label == "Parameters"
-    assert app.session_state["url:model"] == "bundled" if "url:model" in app.session_state else True
-
-
-def test_a_model_that_cannot_be_opened_says_why_and_keeps_what_is_open(home: Path, info: ModelInfo) -> None:
-    workspace = Workspace(home, roots=browser_roots())
-    request = workspace.inspect_request(ModelRef("lab/pickled"))
-    job(
-        home,
-        request,
-        "failed",
-        "lab/pickled has only pickle weights.",
-        "Choose a model with safetensors weights.",
-    )
-    app = open_page("model")
-    app.segmented_control(key="picker:kind").set_value("hub").run()
-    app.text_input(key="picker:hub").input("lab/pickled").run()
-    app.button(key="picker:open").click().run()
-    assert (
-        app.error[0].value
-        == "lab/pickled has only pickle weights.\n\nChoose a model with safetensors weights."
-    )
-    assert any(button.label == "Retry" for button in app.button)
-    assert "A made model" in texts(app), "the open model stays open"
-    app.button(key="picker:forget").click().run()
-    assert not app.error
 
 
 def test_a_link_to_a_broken_model_offers_the_bundled_one(home: Path, info: ModelInfo) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from quant_core.schema import Budget, ModelInfo, Proof, ProveRequest, ScoreTable, Solution
+from quant_core.allocation.contenders import COUNT, Contender
+from quant_core.schema import Budget, ModelInfo, Proof, ProveRequest, ScoreTable
 from quant_core.store import Store
 from quant_core.store.kinds import load_request
 from quant_core.workspace import Workspace
@@ -57,7 +58,7 @@ def test_finalists_fit_the_budget_and_are_all_different(
     app = _opened()
     assert any(button.label == "Prove it" for button in app.button)
     recipes = asked[-1].assignments
-    assert len(recipes) == panel.COUNT + 1
+    assert len(recipes) == COUNT + 1
     assert len({tuple(sorted(recipe.items())) for recipe in recipes}) == len(recipes)
     assert dict(draft(app).assignment) in [dict(recipe) for recipe in recipes]
     assert dict.fromkeys(table.units, "nf4/g64") in recipes, "the best uniform format of at most 4.5 bits"
@@ -89,13 +90,13 @@ def test_nothing_is_worked_out_while_the_panel_is_closed(
 ) -> None:
     """And once it is open only for a budget, pins and terms that are new."""
     counted: list[Budget] = []
-    whole = Workspace.finalists
+    whole = Workspace.contenders
 
-    def counting(self: Workspace, *args: Any, **kept: Any) -> list[Solution]:
+    def counting(self: Workspace, *args: Any, **kept: Any) -> dict[str, Contender]:
         counted.append(args[2])
         return whole(self, *args, **kept)
 
-    monkeypatch.setattr(Workspace, "finalists", counting)
+    monkeypatch.setattr(Workspace, "contenders", counting)
     app = open_page("recipe")
     app.number_input(key="budget:exact").set_value(3.2).run()
     assert not counted

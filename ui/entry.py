@@ -25,6 +25,7 @@ class PageSpec:
 
 
 PAGES = (
+    PageSpec("start", "Start", ":material/home:", "The ways to a model, and to a proved recipe in one press"),
     PageSpec("model", "Model", ":material/deployed_code:", "What the model is and what it weighs"),
     PageSpec("weights", "Weights", ":material/bar_chart:", "One layer's weights on a format's grid"),
     PageSpec("sensitivity", "Sensitivity", ":material/grid_on:", "What each layer costs in each format"),
@@ -40,10 +41,10 @@ def pages(icons: bool = True) -> list[Page]:
     """The registry of pages for ``st.navigation``; URL paths equal the files' stems.
 
     A default page answers at the root and nowhere else, ``/model`` would be unknown. So the default is one that
-    nobody sees: it leads on to the first.
+    nobody sees: it leads on to the first, and a link that names a model to that model.
     """
-    start = st.Page(_start, title="QuantLens", url_path="start", default=True, visibility="hidden")
-    return [start, *(page(spec.stem, icons) for spec in PAGES)]
+    root = st.Page(_root, title="QuantLens", url_path="root", default=True, visibility="hidden")
+    return [root, *(page(spec.stem, icons) for spec in PAGES)]
 
 
 def page(stem: str, icon: bool = True) -> Page:
@@ -53,8 +54,9 @@ def page(stem: str, icon: bool = True) -> Page:
     return st.Page(path, title=spec.title, icon=spec.icon if icon else None, url_path=stem, help=spec.help)
 
 
-def _start() -> None:
-    st.switch_page(page(PAGES[0].stem), query_params=st.query_params.to_dict())
+def _root() -> None:
+    asked = st.query_params.to_dict()
+    st.switch_page(page("model" if "model" in asked else PAGES[0].stem), query_params=asked)
 
 
 def navigate() -> None:

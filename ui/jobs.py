@@ -14,17 +14,23 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from quant_core.errors import QuantError
 from quant_core.schema import (
     CatalogRequest,
+    Downloaded,
+    DownloadRequest,
     EvaluateRequest,
     Evaluation,
     GenerateRequest,
     Generation,
+    HubModel,
     InspectRequest,
     Job,
     LayerRequest,
     LayerView,
+    LookRequest,
     ModelInfo,
     Proof,
     ProveRequest,
+    Recommendation,
+    RecommendRequest,
     Request,
     RescoreRequest,
     Result,
@@ -43,8 +49,8 @@ POLL = 0.5
 """Seconds between two looks at a running job."""
 PATIENCE = 1.2
 """Seconds that a page waits for short work before it shows progress instead."""
-SHORT = (InspectRequest, LayerRequest, RescoreRequest, GenerateRequest, CatalogRequest)
-LONG = ("weights", "sensitivity", "train", "prove", "evaluate")
+SHORT = (InspectRequest, LayerRequest, RescoreRequest, GenerateRequest, LookRequest, CatalogRequest)
+LONG = ("weights", "sensitivity", "train", "prove", "evaluate", "recommend", "download")
 """Kinds of jobs that nobody sits and waits for."""
 
 _FRESH = "jobs:fresh"
@@ -97,6 +103,14 @@ def request_result(request: EvaluateRequest, *, start: str = ..., why: str = ...
 def request_result(request: ProveRequest, *, start: str = ..., why: str = ...) -> Proof | None: ...
 @overload
 def request_result(request: GenerateRequest, *, start: str = ..., why: str = ...) -> Generation | None: ...
+@overload
+def request_result(
+    request: RecommendRequest, *, start: str = ..., why: str = ...
+) -> Recommendation | None: ...
+@overload
+def request_result(request: LookRequest, *, start: str = ..., why: str = ...) -> HubModel | None: ...
+@overload
+def request_result(request: DownloadRequest, *, start: str = ..., why: str = ...) -> Downloaded | None: ...
 @overload
 def request_result(request: TrainRequest, *, start: str = ..., why: str = ...) -> Training | None: ...
 def request_result(request: Request, *, start: str = "", why: str = "") -> Result | None:

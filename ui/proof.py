@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import pandas as pd
@@ -11,17 +10,17 @@ import streamlit as st
 from quant_core.allocation.proof import Place, ranking, verdict
 from quant_core.errors import QuantError
 from quant_core.plots.pareto import Mark
-from quant_core.schema import ModelInfo, Proof, ProveRequest, ScoreTable, Solution, digest
+from quant_core.schema import EVALUATION, ModelInfo, Proof, ProveRequest, ScoreTable, Solution, digest
 from ui import recipe_draft as drafts
-from ui import setup, words
+from ui import setup, state, words
 from ui.format_names import format_name, short_names
 from ui.jobs import latest, request_result, start_button, workspace
-from ui.recipe_budget import Landmarks, table_key
+from ui.recipe_budget import table_key
 from ui.widgets import notes
 
 _PANEL = "proof:panel"
-COUNT = 4
-"""Recipes of the budget that are measured; the one on the page and the reference come on top if they are others."""
+TOKENS = state.integer_param("held-out", "the number of held-out tokens", ProveRequest.tokens, 256, 262_144)
+"""Of the evaluation text, on which finalists are measured."""
 _NAMED = 3
 """Layers of a difference that are named."""
 
@@ -33,7 +32,7 @@ class Finalist(NamedTuple):
     name: str
 
 
-def panel(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: Landmarks) -> list[Mark]:
+def panel(info: ModelInfo, table: ScoreTable, draft: drafts.Draft) -> list[Mark]:
     """Offers to measure the finalists, shows how that is going, or who won; gives what was measured for the front.
 
     Nothing is worked out while it is closed, as it is at first where nobody has measured several recipes yet.
@@ -41,13 +40,13 @@ def panel(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: Landma
     box = st.expander(
         "Prove it: measure the finalists side by side",
         icon=":material/trophy:",
-        expanded=any(job.kind == "prove" for job in workspace().jobs(50)),
+        expanded=any(job.kind in ("prove", "recommend") for job in workspace().jobs(50)),
         key=_PANEL,
         on_change="rerun",
     )
     if not box.open:
         return []
-    found = finalists(info, table, draft, marks)
+    found = finalists(info, table, draft)
     request = _request(info, found)
     proof = workspace().result(request)
     with box:
@@ -67,50 +66,41 @@ def _mark(finalist: Finalist, index: int, place: Place) -> Mark:
     return Mark("measured", label, solution.average_bits, solution.total_bytes, place.kl, place.stderr)
 
 
-def finalists(
-    info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: Landmarks
-) -> tuple[Finalist, ...]:
+def finalists(info: ModelInfo, table: ScoreTable, draft: drafts.Draft) -> tuple[Finalist, ...]:
     """The best recipe by prediction and its neighbours within half a percent of its size, the recipe on the page, and
     the best uniform format that fits the budget.
 
     The same ones come in the same order, whichever of them is on the page.
     """
     key = f"{table_key(table)} {draft.budget} {sorted(draft.pins.items())} {draft.terms}"
-    found = dict(_predicted(key, info, table, draft, marks.uniform))
+    found = dict(_predicted(key, info, table, draft))
     own = drafts.priced(info, table, draft)
     found.setdefault(digest(own.assignment), Finalist(own, "edited by hand"))
     return tuple(found[key] for key in sorted(found))
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def _predicted(
-    key: str, _info: ModelInfo, _table: ScoreTable, _draft: drafts.Draft, _uniform: Mapping[str, Solution]
-) -> dict[str, Finalist]:
+def _predicted(key: str, _info: ModelInfo, _table: ScoreTable, _draft: drafts.Draft) -> dict[str, Finalist]:
     """The finalists that do not depend on the recipe on the page."""
-    score, terms = drafts.table_score(_table), _draft.terms
-    asked = (_draft.budget, _draft.pins, score)
-    every = [one.assignment for one in _uniform.values()]
+    asked = (_draft.budget, _draft.pins, drafts.table_score(_table), _draft.terms)
     try:
-        best = workspace().finalists(_info, _table, *asked, terms=terms, count=COUNT)
-        kept = workspace().keeping(_info, _table, every, _draft.budget, None, score, terms=terms)
+        found = workspace().contenders(_info, _table, *asked)
     except QuantError:  # the budget asks for the impossible: the page says so
         return {}
-    found: dict[str, Finalist] = {}
-    for place, solution in enumerate(best):
-        name = f"predicted number {place + 1}" if place else "predicted best"
-        found.setdefault(digest(solution.assignment), Finalist(solution, name))
-    fitting = {name: one for (name, one), fits in zip(_uniform.items(), kept, strict=True) if fits}
-    if fitting:
-        name = min(fitting, key=lambda name: fitting[name].predicted_kl)
-        found.setdefault(
-            digest(fitting[name].assignment), Finalist(fitting[name], f"{format_name(name)} everywhere")
-        )
-    return found
+    return {key: Finalist(one.solution, called(one.place, one.form)) for key, one in found.items()}
+
+
+def called(place: int, form: str) -> str:
+    """What to call a contender."""
+    if form:
+        return f"{format_name(form)} everywhere"
+    return f"predicted number {place + 1}" if place else "predicted best"
 
 
 def _request(info: ModelInfo, found: tuple[Finalist, ...]) -> ProveRequest:
     """The job that measures them on the bundled evaluation text, each with the layers that it changes."""
-    return workspace().prove_request(info, [each.solution.assignment for each in found], setup.current(info))
+    recipes = [each.solution.assignment for each in found]
+    return workspace().prove_request(info, recipes, setup.current(info), EVALUATION, TOKENS.get())
 
 
 def _offer(request: ProveRequest, begun: bool) -> None:

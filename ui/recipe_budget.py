@@ -228,7 +228,9 @@ def verdict(
     if unused := recipe_terms.headroom(info, table, draft, solution):
         st.caption(f":material/straighten: {unused}")
     if draft.edited:
-        st.caption(":material/edit: Edited by hand: this is no longer the solver's answer to the budget.")
+        st.caption(
+            ":material/edit: Edited by hand, or the measured best: this is not the solver's answer to the budget."
+        )
     else:
         st.caption(against_uniform(solution, marks))
 

@@ -80,7 +80,7 @@ def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: reci
     _actions(info, table, draft, measured)
     calibrate.progress(info, table)
     _measure(info, draft, solution, measured, drafts.table_score(table))
-    proved = proof.panel(info, table, draft, marks)
+    proved = proof.panel(info, table, draft)
     left, right = st.columns([5, 6], gap="medium")
     with left:
         known = [*_remembered(info, solution, measured), *proved]

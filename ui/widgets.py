@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from quant_core.errors import QuantError
 from quant_core.schema import ModelInfo, ModelRef
@@ -35,13 +36,19 @@ def model_header(title: str, lead: str) -> ModelInfo:
     return setup.rewritten(info) if info is not None else st.stop()
 
 
-def try_header(title: str, lead: str) -> ModelInfo | None:
-    """As ``model_header``, but the page goes on without a model."""
+def page_title(title: str, lead: str) -> DeltaGenerator:
+    """A page's title, what a link asked for in vain, and one sentence, whose place is given."""
     st.title(title, anchor=False)
     for sentence in state.take_notes():
         st.warning(sentence, icon=":material/link_off:")
     caption = st.empty()
     caption.caption(lead)
+    return caption
+
+
+def try_header(title: str, lead: str) -> ModelInfo | None:
+    """As ``model_header``, but the page goes on without a model."""
+    caption = page_title(title, lead)
     info = open_model(state.model_ref())
     if info is not None:
         caption.caption(

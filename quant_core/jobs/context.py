@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, overload
 
-from quant_core.schema import Event, ModelRef
+from quant_core.schema import (
+    Event,
+    ModelRef,
+    Proof,
+    ProveRequest,
+    ScoreTable,
+    SensitivityRequest,
+)
 
 if TYPE_CHECKING:
     from quant_core.models.loading import LoadedModel
@@ -32,3 +39,20 @@ class Context(Protocol):
 
     def loaded(self, ref: ModelRef, roots: tuple[str, ...], fingerprint: str = "") -> LoadedModel:
         """The model, kept warm between jobs; ``ModelError`` if it is no longer the one with ``fingerprint``."""
+
+
+class ChainContext(Context, Protocol):
+    """What a job made of others may ask beside that."""
+
+    @overload
+    def answer(self, request: SensitivityRequest, start: float, end: float) -> ScoreTable: ...
+    @overload
+    def answer(self, request: ProveRequest, start: float, end: float) -> Proof: ...
+    def answer(
+        self, request: SensitivityRequest | ProveRequest, start: float, end: float
+    ) -> ScoreTable | Proof:
+        """The stored answer to a request that is part of this job; else it is worked out here and stored.
+
+        Its progress fills this job's from ``start`` to ``end``, both in 0..1. A part that is stored is there for all
+        who ask for it, and a job that was stopped goes on behind it.
+        """

@@ -23,7 +23,8 @@ from quant_core.schema import Event, Job, ModelRef, Request
 from quant_core.store import Store
 from quant_core.store.arrays import FOLDER
 from quant_core.store.jobs import Ticket
-from quant_core.store.kinds import fingerprint_of, load_request, model_of
+from quant_core.store.keys import request_key
+from quant_core.store.kinds import fingerprint_of, kind_of, load_request, model_of
 
 if TYPE_CHECKING:
     from quant_core.models.loading import LoadedModel
@@ -36,6 +37,9 @@ REPORT_SECONDS = 0.1
 """Progress is stored at most this often."""
 SERVE_SECONDS = 0.05
 """A long job looks for waiting interactive ones at most this often."""
+
+LIGHT = ("look", "download")
+"""Kinds of jobs that need no PyTorch."""
 
 STOPPED = ("The worker was stopped while this job ran.", "Start it again.")
 NO_MEMORY = (
@@ -91,7 +95,7 @@ class Runner:
         if not isinstance(target, str):
             return target
         module, _, attribute = target.partition(":")
-        if "torch" not in sys.modules:
+        if "torch" not in sys.modules and name not in LIGHT:
             self.store.jobs.report(job.id, message="Starting the engine (loading PyTorch)")
             _prepare_torch()
         found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
@@ -127,6 +131,7 @@ class RunContext:
         self._begun = False
         self._reported = 0.0
         self._fraction = 0.0
+        self._share = (0.0, 1.0)
         self._served = 0.0
 
     def progress(self, fraction: float, message: str = "") -> None:
@@ -141,7 +146,8 @@ class RunContext:
         now = time.monotonic()
         if now - self._reported >= REPORT_SECONDS:
             self._reported = now
-            self._fraction = max(self._fraction, min(fraction, 1.0))
+            start, end = self._share
+            self._fraction = max(self._fraction, start + (end - start) * min(fraction, 1.0))
             self._runner.store.jobs.report(self._job.id, self._fraction, message)
         if not self._nested and now - self._served >= SERVE_SECONDS:
             self._runner.serve_waiting()
@@ -159,6 +165,23 @@ class RunContext:
         """Store an event for whoever watches the job."""
         self._runner.store.jobs.emit(self._job.id, self._events, event)
         self._events += 1
+
+    def answer(self, request: Request, start: float, end: float) -> Any:
+        """The stored answer to a part of this job, else the one that is worked out here and stored."""
+        results, key = self._runner.store.results, request_key(request)
+        found = results.get(key)
+        if found is not None:
+            results.touch(key)
+            return found
+        whole = self._share
+        width = whole[1] - whole[0]
+        self._share = (whole[0] + width * start, whole[0] + width * end)
+        try:
+            made = self._runner.function(kind_of(request).name, self._job)(self, request)
+        finally:
+            self._share = whole
+        results.put(request, made, key, origin_now(self._runner.warm.device))
+        return made
 
     def folder(self) -> Path:
         """The folder for arrays, made when it is first asked for."""

@@ -39,6 +39,9 @@ JOBS: Functions = {
     "train": "quant_core.methods.training.run:train",
     "prove": "quant_core.evaluation.proof:prove",
     "evaluate": "quant_core.evaluation.quality:evaluate",
+    "recommend": "quant_core.evaluation.recommend:recommend",
+    "look": "quant_core.models.hub:look",
+    "download": "quant_core.models.hub:download",
 }
 
 ENVIRONMENT = {

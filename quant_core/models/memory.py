@@ -15,4 +15,4 @@ def free_memory(device: torch.device) -> int:
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that an allocation failed, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

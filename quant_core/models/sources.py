@@ -13,11 +13,13 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -29,10 +31,11 @@ from huggingface_hub.errors import (
 )
 
 from quant_core.errors import ModelError
+from quant_core.folders import confined
 from quant_core.schema import ModelRef
 
 BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "demo-model"
-_DOWNLOADED = ["model*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+DOWNLOADED = ["model*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 _PICKLES = {".bin", ".pt", ".pth"}
 _FLOATS = {"F64": ("float64", 64), "F32": ("float32", 32), "F16": ("float16", 16), "BF16": ("bfloat16", 16)}
 """safetensors' name of a dtype to ours and its bits."""
@@ -65,7 +68,7 @@ def locate(ref: ModelRef, roots: Sequence[str] = ()) -> Path:
         return BUNDLED
     folder = Path(ref.source).expanduser()
     if folder.is_dir():
-        return _confined(folder.resolve(), roots)
+        return confined(folder, [Path(root) for root in roots])
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", ref.source) and not ref.source.startswith("."):
         return _from_hub(ref)
     raise ModelError(
@@ -74,41 +77,37 @@ def locate(ref: ModelRef, roots: Sequence[str] = ()) -> Path:
     )
 
 
-def _confined(folder: Path, roots: Sequence[str]) -> Path:
-    if roots and not any(folder.is_relative_to(Path(root).expanduser().resolve()) for root in roots):
-        raise ModelError(
-            f"The folder {str(folder)!r} lies outside the folders this dashboard may read.",
-            f"Move it under {', '.join(roots)}, or start with QUANTLENS_MODEL_ROOTS set to a folder that holds it.",
-        )
-    return folder
-
-
 def _from_hub(ref: ModelRef) -> Path:
-    wanted: dict[str, Any] = {"revision": ref.revision or None, "allow_patterns": _DOWNLOADED}
-    try:
-        folder = Path(snapshot_download(ref.source, **wanted))
+    with hub_errors(ref.source, ref.revision):
+        folder = Path(snapshot_download(ref.source, revision=ref.revision or None, allow_patterns=DOWNLOADED))
         if not any(folder.glob("*.safetensors")):
-            names = list_repo_files(ref.source, revision=ref.revision or None)
-            raise _no_safetensors(ref.source, any(Path(name).suffix in _PICKLES for name in names))
+            raise pickles_only(ref.source, list_repo_files(ref.source, revision=ref.revision or None))
         return folder
+
+
+@contextmanager
+def hub_errors(source: str, revision: str) -> Iterator[None]:
+    """Turn what the hub refuses, and a hub that cannot be reached, into a ``ModelError``."""
+    try:
+        yield
     except GatedRepoError as error:
         raise ModelError(
-            f"Access to {ref.source!r} is restricted by its authors.",
+            f"Access to {source!r} is restricted by its authors.",
             "Accept its terms on the hub and start with HF_TOKEN set to your token.",
         ) from error
     except RevisionNotFoundError as error:
         raise ModelError(
-            f"{ref.source!r} has no revision {ref.revision!r}.",
+            f"{source!r} has no revision {revision!r}.",
             "Leave it empty or name a branch, tag or commit.",
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ModelError(
-            f"There is no folder and no hub model {ref.source!r}.",
+            f"There is no folder and no hub model {source!r}.",
             "Check the spelling; a private model needs HF_TOKEN in the environment.",
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, httpx2.TransportError) as error:
         raise ModelError(
-            f"{ref.source!r} is neither a folder nor in the local hub cache, and the hub cannot be reached.",
+            f"{source!r} is neither a folder nor in the local hub cache, and the hub cannot be reached.",
             "Check the spelling and the network, or choose 'bundled' or a local folder.",
         ) from error
 
@@ -159,6 +158,11 @@ def weight_files(folder: Path, title: str) -> list[Path]:
         if not file.is_file():
             raise ModelError(f"{title} lacks its file {file.name}.", "Download the model again.")
     return files
+
+
+def pickles_only(title: str, names: Sequence[str]) -> ModelError:
+    """Why a repository with these files and no safetensors cannot be opened."""
+    return _no_safetensors(title, any(Path(name).suffix in _PICKLES for name in names))
 
 
 def _no_safetensors(title: str, pickles: bool) -> ModelError:

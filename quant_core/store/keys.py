@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from quant_core.errors import TextError
-from quant_core.schema import CatalogRequest, InspectRequest, Request, WeightsRequest, digest, dump
+from quant_core.schema import (
+    CatalogRequest,
+    DownloadRequest,
+    InspectRequest,
+    LookRequest,
+    Request,
+    WeightsRequest,
+    digest,
+    dump,
+)
 from quant_core.store.kinds import kind_of
 from quant_core.store.place import code_version
 
@@ -30,10 +39,11 @@ def request_key(request: Request) -> str:
     if isinstance(request, CatalogRequest):  # its answer is the program itself
         return digest({"kind": kind, "code": code_version()})
     data: dict[str, Any] = dump(request)
-    if not isinstance(request, InspectRequest | WeightsRequest):
+    if not isinstance(request, InspectRequest | WeightsRequest | LookRequest | DownloadRequest):
         del data["roots"]
         data["model"] = {"dtype": data["model"]["dtype"]}
-    for text in (data.get("text"), data.get("setup", {}).get("calibration", {}).get("text")):
+    learned = data.get("setup", {}).get("calibration", {}).get("text")
+    for text in (data.get("text"), data.get("held_out"), learned):
         if text:
             del text["label"]
             if text["kind"] in ("calibration", "evaluation"):

@@ -27,6 +27,11 @@ _ALL = (
     Kind("layer", schema.LayerRequest, schema.LayerView, True, "Look at a layer of {model}"),
     Kind("generate", schema.GenerateRequest, schema.Generation, True, "Write with {model}"),
     Kind("catalog", schema.CatalogRequest, schema.Catalog, True, "List what there is"),
+    Kind("look", schema.LookRequest, schema.HubModel, True, "Look up {model}"),
+    Kind(
+        "recommend", schema.RecommendRequest, schema.Recommendation, False, "Recommend a recipe for {model}"
+    ),
+    Kind("download", schema.DownloadRequest, schema.Downloaded, False, "Download {model}"),
     Kind("sensitivity", schema.SensitivityRequest, schema.ScoreTable, False, "Sensitivity of {model}"),
     Kind("weights", schema.WeightsRequest, schema.WeightStatistics, False, "Weight statistics of {model}"),
     Kind("train", schema.TrainRequest, schema.Training, False, "Train {model}"),
@@ -52,14 +57,18 @@ def load_result(kind: str, data: object) -> Result:
     return schema.load(KINDS[kind].result, data)
 
 
+Modelless = schema.CatalogRequest | schema.LookRequest | schema.DownloadRequest
+"""Requests that load no model."""
+
+
 def model_of(request: Request) -> ModelRef | None:
-    """The model a request is about; None where it needs none."""
-    return None if isinstance(request, schema.CatalogRequest) else request.model
+    """The model that has to be loaded for a request; None where it needs none."""
+    return None if isinstance(request, Modelless) else request.model
 
 
 def fingerprint_of(request: Request) -> str:
     """The content of the model a request is about, empty where the request does not know it."""
-    unknown = schema.CatalogRequest | schema.InspectRequest | schema.WeightsRequest
+    unknown = Modelless | schema.InspectRequest | schema.WeightsRequest
     return "" if isinstance(request, unknown) else request.fingerprint
 
 
@@ -67,8 +76,11 @@ def title_of(request: Request) -> str:
     """What to call the job of ``request`` on screen."""
     if isinstance(request, schema.LayerRequest):
         return f"Look at {request.unit} in {request.format}"
-    model = model_of(request)
-    return kind_of(request).title.format(model=model_name(model.source) if model else "")
+    if isinstance(request, schema.LookRequest | schema.DownloadRequest):
+        source = request.source
+    else:
+        source = "" if isinstance(request, schema.CatalogRequest) else request.model.source
+    return kind_of(request).title.format(model=model_name(source))
 
 
 def model_name(source: str) -> str:

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
+from typing import NamedTuple
 
 from quant_core.errors import RecipeError
 from quant_core.schema import Origin, Recipe, Request, Result, digest, dump, load
@@ -77,6 +78,13 @@ class ResultTable:
         )
         return [result for result in map(self._load, rows) if result is not None]
 
+    def counts(self, fingerprint: str) -> dict[str, int]:
+        """How many answers of each kind there are about a model."""
+        rows = self._database.query(
+            "SELECT kind, COUNT(*) AS number FROM results WHERE fingerprint = ? GROUP BY kind", (fingerprint,)
+        )
+        return {row["kind"]: row["number"] for row in rows}
+
     def _load(self, row: sqlite3.Row) -> Result | None:
         place = (row["key"], row["created"])
         with self._lock:
@@ -97,6 +105,15 @@ class ResultTable:
         return result
 
 
+class SavedRecipe(NamedTuple):
+    """A saved recipe in short."""
+
+    id: str
+    bytes: float
+    """Of all weights."""
+    average_bits: float
+
+
 class RecipeTable:
     """The saved recipes in ``database``."""
 
@@ -112,6 +129,15 @@ class RecipeTable:
                 (recipe_id, json.dumps(dump(recipe)), time.time()),
             )
         return recipe_id
+
+    def of_model(self, fingerprint: str, limit: int) -> list[SavedRecipe]:
+        """The saved recipes of a model, the newest first."""
+        rows = self._database.query(
+            """SELECT id, json_extract(data, '$.total_bytes') AS bytes, json_extract(data, '$.average_bits') AS bits
+                FROM recipes WHERE json_extract(data, '$.fingerprint') = ? ORDER BY created DESC LIMIT ?""",
+            (fingerprint, limit),
+        )
+        return [SavedRecipe(row["id"], row["bytes"], row["bits"]) for row in rows]
 
     def get(self, recipe_id: str) -> Recipe:
         """The recipe with an id; ``RecipeError`` if there is none that can be read."""

@@ -1,4 +1,4 @@
-"""The main job with nothing but the mouse: from the first page to a downloaded recipe, on the bundled model."""
+"""The main job with nothing but the mouse: from the model to a downloaded recipe, on the bundled model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.browser.served import Served, at_rest, go
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 
-def test_from_the_first_page_to_a_downloaded_recipe(app: Served, page: Page, tmp_path: Path) -> None:
-    page.goto(f"{app.url}/?tokens=1024")
+def test_from_the_model_to_a_downloaded_recipe(app: Served, page: Page, tmp_path: Path) -> None:
+    page.goto(f"{app.url}/model?tokens=1024")
     expect(page.get_by_text("Weights on disk")).to_be_visible()
     page.get_by_role("link", name="Make a recipe").click()
 
