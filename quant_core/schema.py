@@ -25,7 +25,8 @@ Symmetry = Literal["asym", "sym", "float", "none"]
 ScoreName = Literal["fisher", "measured", "output", "weight"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 TextKind = Literal["calibration", "evaluation", "inline", "dataset", "self"]
-Side = Literal["original", "recipe"]
+Side = Literal["original", "recipe", "other"]
+"""Who writes: the model as it is, the recipe under work, or a further recipe."""
 
 Plain = str | int | bool
 
@@ -428,7 +429,7 @@ class ProveRequest:
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """Write from a prompt, with the original and any recipe; tokens stream as events. Answer: ``Generation``."""
+    """Write from a prompt, with the original and up to two recipes; tokens stream as events. Answer: ``Generation``."""
 
     model: ModelRef
     fingerprint: str
@@ -443,6 +444,9 @@ class GenerateRequest:
     """Whether to wrap the prompt in the tokenizer's chat template."""
     setup: Setup = Setup()
     roots: tuple[str, ...] = ()
+    other: Mapping[str, str] | None = None
+    """A further recipe; like ``assignment``."""
+    other_setup: Setup = Setup()
 
 
 @dataclass(frozen=True)
@@ -702,9 +706,12 @@ class Generation:
     recipe: tuple[str, ...]
     """Empty without a recipe."""
     divergence: int
-    """Index of the first differing token, -1 if none differs."""
+    """Index of the first token in which recipe and original differ, -1 if none differs."""
     seed: int
     seconds: float
+    other: tuple[str, ...] = ()
+    """Empty without a further recipe."""
+    other_divergence: int = -1
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ from quant_core.schema import (
 )
 from quant_core.store import default_home
 from quant_core.store.keys import folder_signature
+from quant_core.store.results import SavedRecipe
 from quant_core.targets import TARGETS, Target, hardware
 from quant_core.targets.hardware import Hardware
 
@@ -588,6 +589,10 @@ class Workspace:
     def recipe(self, recipe_id: str) -> Recipe:
         """The saved recipe with an id; ``RecipeError`` if there is none."""
         return self._client.store.recipes.get(recipe_id)
+
+    def newest_recipes(self, fingerprint: str, limit: int = 12) -> list[SavedRecipe]:
+        """The recipes of a model that were saved last, the newest first."""
+        return self._client.store.recipes.newest(fingerprint, limit)
 
     def recipe_text(self, recipe: Recipe, kind: Literal["json", "yaml"]) -> str:
         """A recipe's file."""

@@ -29,6 +29,7 @@ from quant_core.schema import (
     EvaluateRequest,
     GenerateRequest,
     LayerRequest,
+    Setup,
     TextSource,
     TokenEvent,
     Unit,
@@ -134,6 +135,22 @@ def test_a_coarse_recipe_diverges_and_the_place_is_right(llama: LoadedModel) -> 
     assert sides[:4] == ["original", "recipe", "original", "recipe"], "streamed interleaved"
     for side in ("original", "recipe"):
         assert tuple(event.text for event in tokens if event.side == side) == getattr(result, side)
+
+
+def test_a_third_writes_what_it_would_write_alone(llama: LoadedModel) -> None:
+    """Its text and the place where it parts are those of a comparison of two; streamed third of three."""
+    coarse, fine = _everything(llama, "int2/g64/asym"), _everything(llama, "int4/g64/asym")
+    context = FakeContext(llama)
+    three = _generate(llama, context, assignment=fine, other=coarse)
+    pair = _generate(llama, FakeContext(llama), assignment=coarse)
+    assert (three.other, three.other_divergence) == (pair.recipe, pair.divergence)
+    two = _generate(llama, FakeContext(llama), assignment=fine)
+    assert (three.original, three.recipe, three.divergence) == (two.original, two.recipe, two.divergence)
+    tokens = [event for event in context.events if isinstance(event, TokenEvent)]
+    assert [event.side for event in tokens[:3]] == ["original", "recipe", "other"]
+    assert tuple(event.text for event in tokens if event.side == "other") == three.other
+    cached = _generate(llama, FakeContext(llama), other={}, other_setup=Setup(kv_cache="int4"))
+    assert cached.other != cached.original, "a further recipe brings its own setup"
 
 
 def test_greedy_text_equals_transformers(bundled: LoadedModel) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+from streamlit.testing.v1 import AppTest
 
 from quant_core.cli.arguments import parser
 from quant_core.plots.palette import Palette
-from quant_core.schema import Budget, GenerateRequest, ModelInfo, ScoreTable, TokenEvent, replace
+from quant_core.schema import Budget, GenerateRequest, ModelInfo, ScoreTable, Setup, TokenEvent, replace
 from quant_core.workspace import Workspace
 from tests.served_pages import MEASURED, WRITTEN, job, keep, open_page, seed, texts
 from ui import recipe_draft
@@ -60,6 +61,50 @@ def test_a_failed_comparison_says_why(home: Path, request_now: GenerateRequest) 
     assert app.error[0].value == "The prompt is too long.\n\nShorten it."
 
 
+@pytest.mark.parametrize(
+    ("other", "title"), [("int2/g64/asym", "All layers in INT2 g64 asym"), ("mix:q4_k_m", "Q4_K_M")]
+)
+def test_a_third_variant_stands_beside_the_two(
+    home: Path, workspace: Workspace, info: ModelInfo, request_now: GenerateRequest, other: str, title: str
+) -> None:
+    decided = [unit.name for unit in info.units if unit.decided]
+    whole = workspace.gguf_mix(info, "q4_k_m") if other.startswith("mix") else dict.fromkeys(decided, other)
+    asked = replace(request_now, other={unit: whole[unit] for unit in decided})
+    keep(home, asked, replace(WRITTEN, other=(" had", " a", " barn"), other_divergence=2))
+    app = open_page("compare", other=other)
+    assert f"**{title}**" in texts(app)
+    pages = [element.proto.body for element in app.get("html")]
+    assert sum('class="continuation"' in page for page in pages) == 3
+    assert any(">barn<" in page for page in pages)
+    assert any(f"token 2; {title}: token 3" in page for page in pages)
+
+
+def test_a_saved_recipe_can_be_the_third(
+    workspace: Workspace, info: ModelInfo, table: ScoreTable, request_now: GenerateRequest, home: Path
+) -> None:
+    small = workspace.solve(info, table, Budget("bits", 3.0))
+    saved = workspace.save_recipe(workspace.make_recipe(info, table, small, setup=Setup(kv_cache="int8")))
+    asked = replace(
+        request_now, other=workspace.recipe(saved).assignment(), other_setup=Setup(kv_cache="int8")
+    )
+    keep(home, asked, replace(WRITTEN, other=(" was",), other_divergence=0))
+    app = open_page("compare", other=f"recipe:{saved}")
+    assert f"**Saved recipe {saved}**" in texts(app)
+    assert any("at 3.00 bits" in option or "at 2.9" in option for option in _others(app))
+
+
+def _others(app: AppTest) -> list[str]:
+    return app.selectbox(key="widget:other").options
+
+
+@pytest.mark.parametrize("other", ["recipe:nothere", "int99/g64", "mix:q9"])
+def test_a_third_that_is_not_there_is_told(info: ModelInfo, other: str) -> None:
+    app = open_page("compare", other=other)
+    assert len(app.error) == 1
+    assert "\n\n" in app.error[0].value, "a sentence and what to do"
+    assert app.selectbox(key="widget:other").value == ""
+
+
 def test_an_example_fills_the_prompt(info: ModelInfo) -> None:
     app = open_page("compare")
     app.pills(key="compare:example").set_value(EXAMPLES[2]).run()
@@ -90,9 +135,11 @@ def test_divergence_is_the_first_difference() -> None:
     events = [TokenEvent("recipe", 1, "c"), TokenEvent("original", 0, "a"), TokenEvent("recipe", 0, "a"),
               TokenEvent("original", 1, "b")]  # fmt: skip
     assert from_events(events) == Sides(("a", "b"), ("a", "c"))
-    assert from_events(events).divergence == 1
-    assert Sides(("a", "b"), ("a",)).divergence == -1, "a side that lags behind has not diverged"
-    assert Sides().divergence == -1
+    assert from_events(events).divergence("recipe") == 1
+    assert Sides(("a", "b"), ("a",)).divergence("recipe") == -1, "a side that lags behind has not diverged"
+    assert Sides().divergence("original") == -1
+    three = Sides(("a", "b", "c"), ("a", "b", "d"), ("a", "e"))
+    assert [three.divergence(side) for side in ("original", "recipe", "other")] == [1, 2, 1]
 
 
 def test_text_is_escaped() -> None:

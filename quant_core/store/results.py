@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
+from typing import NamedTuple
 
 from quant_core.errors import RecipeError
 from quant_core.schema import Recipe, Request, Result, digest, dump, load
@@ -83,6 +84,15 @@ class ResultTable:
         return result
 
 
+class SavedRecipe(NamedTuple):
+    """A line of the list of saved recipes."""
+
+    id: str
+    average_bits: float
+    predicted_kl: float | None
+    """In nats a token."""
+
+
 class RecipeTable:
     """The saved recipes in ``database``."""
 
@@ -98,6 +108,15 @@ class RecipeTable:
                 (recipe_id, json.dumps(dump(recipe)), time.time()),
             )
         return recipe_id
+
+    def newest(self, fingerprint: str, limit: int) -> list[SavedRecipe]:
+        """The newest recipes of a model, without reading all of each."""
+        rows = self._database.query(
+            """SELECT id, json_extract(data, '$.average_bits'), json_extract(data, '$.predicted_kl') FROM recipes
+                WHERE json_extract(data, '$.fingerprint') = ? ORDER BY created DESC, rowid DESC LIMIT ?""",
+            (fingerprint, limit),
+        )
+        return [SavedRecipe(*row) for row in rows]
 
     def get(self, recipe_id: str) -> Recipe:
         """The recipe with an id; ``RecipeError`` if there is none that can be read."""
