@@ -699,6 +699,17 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class TokenReading:
+    """A side's own text as it saw it; an entry a token, all at temperature 1 over the whole vocabulary."""
+
+    ids: tuple[int, ...]
+    probability: tuple[float, ...]
+    """What it gave the token that it wrote."""
+    kl: tuple[float, ...]
+    """KL(original || side) of what both predict for the place, after the same tokens; in nats."""
+
+
+@dataclass(frozen=True)
 class Generation:
     """Continuations of a prompt, token by token, without the prompt."""
 
@@ -712,6 +723,9 @@ class Generation:
     other: tuple[str, ...] = ()
     """Empty without a further recipe."""
     other_divergence: int = -1
+    prompt: tuple[int, ...] = ()
+    """The prompt's token ids; like ``readings``, texts that were stored before these were kept lack them."""
+    readings: Mapping[Side, TokenReading] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

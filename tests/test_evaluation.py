@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 from itertools import cycle
 from typing import Any
 
@@ -19,8 +20,10 @@ from quant_core.errors import ModelError, QuantError, TextError
 from quant_core.evaluation.generation import choose, generate
 from quant_core.evaluation.layer import layer_view, view_unit
 from quant_core.evaluation.quality import evaluate
+from quant_core.evaluation.readings import read_tokens
 from quant_core.formats import fake_quantize, find, infos
 from quant_core.methods.slot_rounder import SlotRounder
+from quant_core.methods.variant import Variant, make_variant
 from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
 from quant_core.schema import (
@@ -151,6 +154,32 @@ def test_a_third_writes_what_it_would_write_alone(llama: LoadedModel) -> None:
     assert tuple(event.text for event in tokens if event.side == "other") == three.other
     cached = _generate(llama, FakeContext(llama), other={}, other_setup=Setup(kv_cache="int4"))
     assert cached.other != cached.original, "a further recipe brings its own setup"
+
+
+def test_tokens_are_measured_as_a_plain_pass_would(tiny: LoadedModel) -> None:
+    """Softmax and KL written out, of one whole pass a model over the variant's text; read in pieces, as a whole."""
+    assignment = _everything(tiny, "int3/g32/asym")
+    result = _generate(tiny, FakeContext(tiny), assignment=assignment, tokens=10)
+    model: Any = tiny.model
+    variant = make_variant(FakeContext(tiny), tiny, assignment, Setup())
+    for side, active in (("original", nullcontext), ("recipe", variant.active)):
+        found = result.readings[side]
+        assert len(found.ids) == len(getattr(result, side))
+        text = torch.tensor([[*result.prompt, *found.ids]])
+        places = slice(len(result.prompt) - 1, -1)
+        with torch.no_grad():
+            p = model(text).logits[0, places].double().softmax(-1)
+            with active():
+                q = model(text).logits[0, places].double().softmax(-1)
+        chances = q[torch.arange(len(found.ids)), list(found.ids)]
+        np.testing.assert_allclose(found.probability, chances, rtol=1e-3)
+        np.testing.assert_allclose(found.kl, (p * (p / q).log()).sum(-1), rtol=2e-3, atol=1e-6)
+    assert set(result.readings["original"].kl) == {0.0}
+    assert min(found.kl) > 0
+    plain = Variant(tiny, {}, ())
+    pieces = read_tokens(FakeContext(tiny), plain, variant, result.prompt, found.ids, piece=3)
+    np.testing.assert_allclose(pieces.kl, found.kl, rtol=2e-3, atol=1e-6)
+    assert pieces.ids == found.ids
 
 
 def test_greedy_text_equals_transformers(bundled: LoadedModel) -> None:

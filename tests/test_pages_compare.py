@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -12,10 +13,19 @@ from streamlit.testing.v1 import AppTest
 
 from quant_core.cli.arguments import parser
 from quant_core.plots.palette import Palette
-from quant_core.schema import Budget, GenerateRequest, ModelInfo, ScoreTable, Setup, TokenEvent, replace
+from quant_core.schema import (
+    Budget,
+    GenerateRequest,
+    ModelInfo,
+    ScoreTable,
+    Setup,
+    TokenEvent,
+    TokenReading,
+    replace,
+)
 from quant_core.workspace import Workspace
 from tests.served_pages import MEASURED, WRITTEN, job, keep, open_page, seed, texts
-from ui import recipe_draft
+from ui import recipe_draft, theme
 from ui.compare_page import EXAMPLES, metrics_frame
 from ui.compare_text import Sides, from_events, text_html
 from ui.export_page import evaluate_command, file_name, generate_command, recipe_command
@@ -95,6 +105,58 @@ def test_a_saved_recipe_can_be_the_third(
 
 def _others(app: AppTest) -> list[str]:
     return app.selectbox(key="widget:other").options
+
+
+READ = replace(
+    WRITTEN,
+    prompt=(5, 6),
+    readings={
+        "original": TokenReading((1, 2, 3), (0.9, 0.4, 0.3), (0.0, 0.0, 0.0)),
+        "recipe": TokenReading((1, 4, 5), (0.85, 0.004, 0.3), (0.0002, 0.05, 2.5)),
+    },
+)
+
+
+def _texts(app: AppTest) -> list[str]:
+    return [element.proto.body for element in app.get("html") if "continuation" in element.proto.body]
+
+
+@pytest.mark.parametrize(
+    ("colour", "steps"),
+    [("kl", {" had": 0, " no": 2, " home": 4}), ("probability", {" had": 0, " no": 4, " home": 1})],
+)
+def test_tokens_are_coloured_by_their_step(
+    home: Path, request_now: GenerateRequest, colour: str, steps: dict[str, int]
+) -> None:
+    keep(home, request_now, READ)
+    app = open_page("compare", colour=colour)
+    recipe, ramp = _texts(app)[1], theme.palette().ramp(5)
+    for token, step in steps.items():
+        tag = re.search(f"<span[^>]*>{token}</span>", recipe)
+        assert tag is not None
+        assert (f"background:{ramp[step]}" in tag[0]) == (step > 0)
+        assert ("background" in tag[0]) == (step > 0)
+        assert ("outline" in tag[0]) == (token == " no"), "the first that differs"
+    assert 'title="KL 2.50 nats · probability 30.0 %"' in recipe
+    frame = app.dataframe[0].value
+    assert list(frame.index) == [1, 2, 3]
+    assert list(frame["Original: probability (%)"]) == [90.0, 40.0, 30.0]
+    assert list(frame.filter(like="KL (nats)").iloc[:, 0]) == [0.0002, 0.05, 2.5]
+
+
+def test_the_first_difference_is_what_is_coloured_unless_asked(
+    home: Path, request_now: GenerateRequest
+) -> None:
+    keep(home, request_now, READ)
+    app = open_page("compare")
+    assert 'class="token"' not in "".join(_texts(app))
+    app.segmented_control(key="widget:colour").set_value("probability").run()
+    assert _texts(app)[0].count('class="token"') == 3
+
+
+def test_texts_of_before_tokens_were_measured_say_so(home: Path, request_now: GenerateRequest) -> None:
+    keep(home, request_now, WRITTEN)
+    assert "stored before tokens were measured" in texts(open_page("compare", colour="kl"))
 
 
 @pytest.mark.parametrize("other", ["recipe:nothere", "int99/g64", "mix:q9"])

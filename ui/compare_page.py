@@ -8,9 +8,10 @@ import pandas as pd
 import streamlit as st
 
 from quant_core.errors import QuantError
-from quant_core.schema import Evaluation, GenerateRequest, Job, ModelInfo, Recipe, Setup, Side
-from ui import compare_other, compare_text, setup, state, words
+from quant_core.schema import Evaluation, GenerateRequest, Generation, Job, ModelInfo, Recipe, Setup, Side
+from ui import compare_other, compare_text, compare_tokens, setup, state, words
 from ui import recipe_draft as drafts
+from ui.compare_tokens import COLOUR
 from ui.jobs import latest, progress_text, request_result, show_error, show_in_place, submit, workspace
 from ui.widgets import notes
 
@@ -117,7 +118,7 @@ def texts(info: ModelInfo, recipe: Recipe | None) -> None:
     titles = _titles(info, recipe, request, now)
     result = workspace().result(request)
     if result is not None:
-        compare_text.show(request.prompt, compare_text.from_result(result), titles, writing=False)
+        _finished(request, result, titles)
         st.caption(_how(request, now))
         return
     job = latest(request)
@@ -133,6 +134,27 @@ def texts(info: ModelInfo, recipe: Recipe | None) -> None:
         events = workspace().events(job.id)
         compare_text.show(request.prompt, compare_text.from_events(events), titles, writing=False)
         st.caption(f"Stopped after {len(events)} tokens. {_how(request, now)}")
+
+
+def _finished(request: GenerateRequest, result: Generation, titles: Mapping[Side, str]) -> None:
+    """The texts, coloured as asked for, and their numbers as a table."""
+    sides = compare_text.from_result(result)
+    if not result.readings:
+        compare_text.show(request.prompt, sides, titles, writing=False)
+        if COLOUR.get() != COLOUR.default:
+            st.caption(
+                "These texts were stored before tokens were measured: write with another seed to colour them."
+            )
+        return
+    compare_tokens.picker()
+    compare_text.show(request.prompt, sides, titles, writing=False, readings=result.readings)
+    with st.expander("The numbers of every token", icon=":material/table:"):
+        tokens = {side: sides.tokens(side) for side in titles}
+        st.dataframe(compare_tokens.table(tokens, result.readings, titles))
+        st.caption(
+            "Probability: what a side gave the token that it wrote. KL: how far what it predicted for the place is "
+            "from what the original predicts after the same words. Both at temperature 1 over the whole vocabulary."
+        )
 
 
 @st.fragment(run_every=0.25)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import streamlit as st
 
 from quant_core.plots.palette import Palette, blend
-from quant_core.schema import Generation, Side, TokenEvent
-from ui import theme
+from quant_core.schema import Generation, Side, TokenEvent, TokenReading
+from ui import compare_tokens, theme
 
 
 class Sides(NamedTuple):
@@ -51,7 +51,13 @@ def from_result(result: Generation) -> Sides:
     return Sides(result.original, result.recipe, result.other)
 
 
-def show(prompt: str, sides: Sides, titles: Mapping[Side, str], writing: bool) -> None:
+def show(
+    prompt: str,
+    sides: Sides,
+    titles: Mapping[Side, str],
+    writing: bool,
+    readings: Mapping[Side, TokenReading] | None = None,
+) -> None:
     """The texts side by side (below one another when narrow), and what the colours say.
 
     Args:
@@ -59,13 +65,22 @@ def show(prompt: str, sides: Sides, titles: Mapping[Side, str], writing: bool) -
         sides: What they have written.
         titles: What to call each side that writes, from left to right.
         writing: Whether they still write.
+        readings: What was measured of their tokens, once all are written.
     """
     palette = theme.palette()
+    colour = compare_tokens.COLOUR.get() if readings else "difference"
     for column, (side, title) in zip(st.columns(len(titles)), titles.items(), strict=True):
         with column.container(border=True):
             st.markdown(f"**{title}**")
-            st.html(text_html(prompt, sides.tokens(side), sides.divergence(side), palette, writing))
-    if len(titles) > 1:
+            tokens, place = sides.tokens(side), sides.divergence(side)
+            if readings and colour != "difference":
+                spans = compare_tokens.spans(tokens, readings[side], colour, place, palette)
+                st.html(_continuation(prompt, spans, palette))
+            else:
+                st.html(text_html(prompt, tokens, place, palette, writing))
+    if colour != "difference":
+        st.html(compare_tokens.legend(colour, palette))
+    elif len(titles) > 1:
         _legend(sides, titles, palette, writing)
 
 
@@ -74,7 +89,7 @@ def text_html(
 ) -> str:
     """A continuation as HTML: prompt muted, first differing token boxed, what follows it tinted; all escaped."""
     same = tokens if divergence < 0 else tokens[:divergence]
-    parts = [f'<span style="color:{palette.muted}">{escape(prompt)}</span>', escape("".join(same))]
+    parts = [escape("".join(same))]
     if 0 <= divergence < len(tokens):
         token, rest = tokens[divergence], "".join(tokens[divergence + 1 :])
         first = token.lstrip() or token
@@ -82,9 +97,13 @@ def text_html(
         parts.append(f'<mark class="first" style="{_first(palette)}">{escape(first)}</mark>')
         parts.append(f'<mark class="after" style="{_after(palette)}">{escape(rest)}</mark>')
     cursor = f'<span style="color:{palette.accent}">▌</span>' if writing else ""
+    return _continuation(prompt, "".join(parts) + cursor, palette)
+
+
+def _continuation(prompt: str, html: str, palette: Palette) -> str:
     return (
         '<div class="continuation" style="white-space:pre-wrap;line-height:1.65;min-height:9rem;'
-        f'overflow-wrap:anywhere">{"".join(parts)}{cursor}</div>'
+        f'overflow-wrap:anywhere"><span style="color:{palette.muted}">{escape(prompt)}</span>{html}</div>'
     )
 
 

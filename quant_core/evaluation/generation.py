@@ -15,6 +15,7 @@ from torch import Tensor
 
 from quant_core.calibration.text import check_ids
 from quant_core.errors import TextError
+from quant_core.evaluation.readings import read_tokens
 from quant_core.jobs.context import Context
 from quant_core.methods.variant import Variant, make_variant
 from quant_core.models.loading import LoadedModel
@@ -26,7 +27,8 @@ def generate(context: Context, request: GenerateRequest) -> Generation:
     loaded = context.loaded(request.model, request.roots, request.fingerprint)
     begun = time.monotonic()
     prompt = _encode(loaded, request)
-    original = _Writer(Variant(loaded, {}, ()), prompt)
+    plain = Variant(loaded, {}, ())
+    original = _Writer(plain, prompt)
     sides: dict[Side, _Writer] = {"original": original}
     if request.assignment is not None:
         variant = make_variant(context, loaded, request.assignment, request.setup)
@@ -43,6 +45,11 @@ def generate(context: Context, request: GenerateRequest) -> Generation:
                 context.emit(TokenEvent(name, step, piece))
         if all(side.finished for side in sides.values()):
             break
+    context.progress(1.0, "measuring the tokens")
+    ids = prompt[0].tolist()
+    readings = {
+        name: read_tokens(context, plain, side.variant, ids, side.ids) for name, side in sides.items()
+    }
     recipe, other = sides.get("recipe"), sides.get("other")
     return Generation(
         original=tuple(original.pieces),
@@ -52,6 +59,8 @@ def generate(context: Context, request: GenerateRequest) -> Generation:
         seconds=time.monotonic() - begun,
         other=tuple(other.pieces) if other else (),
         other_divergence=_divergence(original.ids, other.ids) if other else -1,
+        prompt=tuple(ids),
+        readings=readings,
     )
 
 
@@ -82,7 +91,7 @@ class _Writer:
         self.ids: list[int] = []
         self.pieces: list[str] = []
         self.finished = False
-        self._variant = variant
+        self.variant = variant
         self._loaded = variant.loaded
         self._prompt: list[int] = prompt[0].tolist()
         self._next = prompt.to(variant.loaded.device)
@@ -93,7 +102,7 @@ class _Writer:
         """Write one token and return its text; None once the model has ended its text."""
         if self.finished:
             return None
-        with torch.no_grad(), self._variant.active() as model:
+        with torch.no_grad(), self.variant.active() as model:
             out: Any = model(self._next, past_key_values=self._cache, use_cache=True)
         self._cache = out.past_key_values
         token = choose(out.logits[0, -1].float().cpu(), gumbel, temperature, top_p)
