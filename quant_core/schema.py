@@ -450,6 +450,20 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True)
+class AttributionRequest:
+    """Find which units' rounding moves the prediction behind some tokens. Answer: ``Attribution``."""
+
+    model: ModelRef
+    fingerprint: str
+    ids: tuple[int, ...]
+    """Token ids of all that stands before the place, at least one."""
+    assignment: Mapping[str, str]
+    """Unit name to full format name."""
+    setup: Setup = Setup()
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class TrainRequest:
     """Train the assigned weights through their rounding to predict what the original predicts. Answer: ``Training``.
 
@@ -497,6 +511,7 @@ Request = (
     | EvaluateRequest
     | ProveRequest
     | GenerateRequest
+    | AttributionRequest
     | TrainRequest
     | CatalogRequest
 )
@@ -738,6 +753,22 @@ class TokenEvent:
 
 
 @dataclass(frozen=True)
+class Attribution:
+    """How far each unit's rounding alone moves one prediction, KL(original || rounded) in nats."""
+
+    units: tuple[str, ...]
+    """The units that the recipe rounds, in the model's order."""
+    kl: tuple[float, ...]
+    """Of each of them rounded alone."""
+    whole: float
+    """Of all that the recipe and its setup do together."""
+    tokens: int
+    """How many stand before the place."""
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Training:
     """What a training did; KL(original || trained) in nats a token, over all positions.
 
@@ -810,6 +841,7 @@ Result = (
     | Evaluation
     | Proof
     | Generation
+    | Attribution
     | Training
 )
 

@@ -14,6 +14,8 @@ from streamlit.testing.v1 import AppTest
 from quant_core.cli.arguments import parser
 from quant_core.plots.palette import Palette
 from quant_core.schema import (
+    Attribution,
+    AttributionRequest,
     Budget,
     GenerateRequest,
     ModelInfo,
@@ -152,6 +154,42 @@ def test_the_first_difference_is_what_is_coloured_unless_asked(
     assert 'class="token"' not in "".join(_texts(app))
     app.segmented_control(key="widget:colour").set_value("probability").run()
     assert _texts(app)[0].count('class="token"') == 3
+
+
+def _moved_request(asked: GenerateRequest) -> AttributionRequest:
+    """What stands before the first difference of ``READ``: its prompt and one token."""
+    return AttributionRequest(
+        asked.model, asked.fingerprint, (5, 6, 1), asked.assignment or {}, asked.setup, asked.roots
+    )
+
+
+def test_the_layers_behind_the_first_difference_are_asked_for(
+    home: Path, request_now: GenerateRequest
+) -> None:
+    keep(home, request_now, READ)
+    app = open_page("compare")
+    assert "At token 2 the original writes `` ␣a ``" in texts(app)
+    assert any(button.label == "Find the layers" for button in app.button)
+    running = job(home, _moved_request(request_now), "running", "layer 7 of 56")
+    app.run()
+    assert any(button.key == f"cancel:here:{running.id}" for button in app.button)
+
+
+def test_the_layers_behind_the_first_difference_are_shown(
+    home: Path, info: ModelInfo, request_now: GenerateRequest
+) -> None:
+    keep(home, request_now, READ)
+    units = tuple(request_now.assignment or {})[:4]
+    keep(home, _moved_request(request_now), Attribution(units, (0.1, 0.3, 0.05, 0.05), 0.8, 3, 0.4))
+    app = open_page("compare")
+    shown = texts(app)
+    assert "moves the prediction by 0.800 nats (KL)" in shown
+    assert "add up to 0.500 nats: here rounding errors reinforce each other" in shown
+    assert "make 90.0 % of that sum" in shown
+    assert "behind 3 tokens" in shown
+    frame = app.dataframe[1].value
+    assert list(frame["Share (%)"]) == pytest.approx([60, 20, 10, 10])
+    assert frame["Layer"].iloc[0] == units[1]
 
 
 def test_texts_of_before_tokens_were_measured_say_so(home: Path, request_now: GenerateRequest) -> None:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from quant_core.errors import QuantError
 from quant_core.schema import Evaluation, GenerateRequest, Generation, Job, ModelInfo, Recipe, Setup, Side
-from ui import compare_other, compare_text, compare_tokens, setup, state, words
+from ui import compare_layers, compare_other, compare_text, compare_tokens, setup, state, words
 from ui import recipe_draft as drafts
 from ui.compare_tokens import COLOUR
 from ui.jobs import latest, progress_text, request_result, show_error, show_in_place, submit, workspace
@@ -120,6 +120,7 @@ def texts(info: ModelInfo, recipe: Recipe | None) -> None:
     if result is not None:
         _finished(request, result, titles)
         st.caption(_how(request, now))
+        compare_layers.show(info, request, result, titles)
         return
     job = latest(request)
     if job is None or job.state == "done":

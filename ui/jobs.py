@@ -13,6 +13,8 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from quant_core.errors import QuantError
 from quant_core.schema import (
+    Attribution,
+    AttributionRequest,
     CatalogRequest,
     EvaluateRequest,
     Evaluation,
@@ -43,7 +45,7 @@ POLL = 0.5
 """Seconds between two looks at a running job."""
 PATIENCE = 1.2
 """Seconds that a page waits for short work before it shows progress instead."""
-SHORT = (InspectRequest, LayerRequest, RescoreRequest, GenerateRequest, CatalogRequest)
+SHORT = (InspectRequest, LayerRequest, RescoreRequest, GenerateRequest, AttributionRequest, CatalogRequest)
 LONG = ("weights", "sensitivity", "train", "prove", "evaluate")
 """Kinds of jobs that nobody sits and waits for."""
 
@@ -97,6 +99,10 @@ def request_result(request: EvaluateRequest, *, start: str = ..., why: str = ...
 def request_result(request: ProveRequest, *, start: str = ..., why: str = ...) -> Proof | None: ...
 @overload
 def request_result(request: GenerateRequest, *, start: str = ..., why: str = ...) -> Generation | None: ...
+@overload
+def request_result(
+    request: AttributionRequest, *, start: str = ..., why: str = ...
+) -> Attribution | None: ...
 @overload
 def request_result(request: TrainRequest, *, start: str = ..., why: str = ...) -> Training | None: ...
 def request_result(request: Request, *, start: str = "", why: str = "") -> Result | None:
