@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from quant_core.cli.arguments import parser
-from quant_core.plots.palette import Palette
+from quant_core.plots.palette import Palette, contrast, readable_on
 from quant_core.schema import (
     Attribution,
     AttributionRequest,
@@ -27,7 +28,7 @@ from quant_core.schema import (
 )
 from quant_core.workspace import Workspace
 from tests.served_pages import MEASURED, WRITTEN, job, keep, open_page, seed, texts
-from ui import recipe_draft, theme
+from ui import compare_tokens, recipe_draft, theme
 from ui.compare_page import EXAMPLES, metrics_frame
 from ui.compare_text import Sides, from_events, text_html
 from ui.export_page import evaluate_command, file_name, generate_command, recipe_command
@@ -132,11 +133,11 @@ def test_tokens_are_coloured_by_their_step(
 ) -> None:
     keep(home, request_now, READ)
     app = open_page("compare", colour=colour)
-    recipe, ramp = _texts(app)[1], theme.palette().ramp(5)
+    recipe, fills = _texts(app)[1], compare_tokens.colours(theme.palette())
     for token, step in steps.items():
         tag = re.search(f"<span[^>]*>{token}</span>", recipe)
         assert tag is not None
-        assert (f"background:{ramp[step]}" in tag[0]) == (step > 0)
+        assert (f"background:{fills[step]}" in tag[0]) == (step > 0)
         assert ("background" in tag[0]) == (step > 0)
         assert ("outline" in tag[0]) == (token == " no"), "the first that differs"
     assert 'title="KL 2.50 nats · probability 30.0 %"' in recipe
@@ -144,6 +145,16 @@ def test_tokens_are_coloured_by_their_step(
     assert list(frame.index) == [1, 2, 3]
     assert list(frame["Original: probability (%)"]) == [90.0, 40.0, 30.0]
     assert list(frame.filter(like="KL (nats)").iloc[:, 0]) == [0.0002, 0.05, 2.5]
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_steps_differ_in_lightness_and_can_be_read_on(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightness is what a reader who sees no red, no green or no blue still sees."""
+    monkeypatch.setattr(theme, "mode", lambda: mode)
+    fills = compare_tokens.colours(theme.palette())
+    assert len(fills) == len(compare_tokens.SCALES["kl"].labels)
+    assert min(contrast(*pair) for pair in pairwise(fills)) > 1.5
+    assert min(contrast(fill, readable_on(fill)) for fill in fills) > 4.5
 
 
 def test_the_first_difference_is_what_is_coloured_unless_asked(
@@ -197,7 +208,7 @@ def test_texts_of_before_tokens_were_measured_say_so(home: Path, request_now: Ge
     assert "stored before tokens were measured" in texts(open_page("compare", colour="kl"))
 
 
-@pytest.mark.parametrize("other", ["recipe:nothere", "int99/g64", "mix:q9"])
+@pytest.mark.parametrize("other", ["recipe:nothere", "int99/g64"])
 def test_a_third_that_is_not_there_is_told(info: ModelInfo, other: str) -> None:
     app = open_page("compare", other=other)
     assert len(app.error) == 1

@@ -47,7 +47,7 @@ def show(info: ModelInfo, asked: GenerateRequest, result: Generation, titles: Ma
     )
     found = request_result(
         request, start="Find the layers",
-        why=f"{where} Each of its {len(request.assignment):,} rounded weights is rounded alone, all others kept, and "
+        why=f"{where} Each of its {len(request.assignment):,} quantized layers is rounded alone, all others kept, and "
         "what the model then predicts for this one place is compared with the original.",
     )  # fmt: skip
     if found is not None:
@@ -86,7 +86,7 @@ def _draw(info: ModelInfo, found: Attribution, where: str) -> None:
         f"Bars of shares. {_meaning(found, data)}",
     )
     st.caption(
-        f"Measured, not estimated: one prediction, behind {found.tokens:,} tokens (the prompt and the words all sides "
+        f"Measured, not estimated: one prediction, behind {found.tokens:,} tokens (the prompt and the words that both "
         f"share), in {words.duration(found.seconds)}. A share is a layer's KL divergence rounded alone, as part of the "
         f"sum over all {len(found.units):,}."
     )
@@ -103,7 +103,7 @@ def _meaning(found: Attribution, data: plots.LayerShares) -> str:
     whole = f"All of it together moves the prediction by {words.significant(found.whole)} nats (KL)"
     if not data.units:
         return f"{whole}; the rounding of weights one by one does not."
-    first = data.labels[: min(3, len(data.labels))]
+    first = [label.replace(" ", "\u00a0") for label in data.labels[:3]]
     share = words.share(sum(data.shares[: len(first)]))
     names = " and ".join(filter(None, [", ".join(first[:-1]), first[-1]]))
     total = sum(found.kl)

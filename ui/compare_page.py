@@ -151,7 +151,8 @@ def _finished(request: GenerateRequest, result: Generation, titles: Mapping[Side
     compare_text.show(request.prompt, sides, titles, writing=False, readings=result.readings)
     with st.expander("The numbers of every token", icon=":material/table:"):
         tokens = {side: sides.tokens(side) for side in titles}
-        st.dataframe(compare_tokens.table(tokens, result.readings, titles))
+        frame = compare_tokens.table(tokens, result.readings, titles)
+        st.dataframe(frame, column_config=compare_tokens.column_config(frame))
         st.caption(
             "Probability: what a side gave the token that it wrote. KL: how far what it predicted for the place is "
             "from what the original predicts after the same words. Both at temperature 1 over the whole vocabulary."

@@ -94,11 +94,18 @@ def legend(colour: str, palette: Palette) -> str:
     )
 
 
+def colours(palette: Palette) -> tuple[str, ...]:
+    """A colour a step; the palest is the background, so that what stands out is what matters.
+
+    Neighbours differ in lightness, which every reader sees.
+    """
+    return (palette.background, *palette.ramp(8)[1::2])
+
+
 def _fill(step: int, palette: Palette) -> str:
-    """The palest step is left blank, so that what stands out is what matters."""
     if step == 0:
         return f"color:{palette.text}"
-    colour = palette.ramp(5)[step]
+    colour = colours(palette)[step]
     return f"background:{colour};color:{readable_on(colour)}"
 
 
@@ -116,3 +123,14 @@ def table(
             columns[f"{title}: KL (nats)"] = pd.Series(readings[side].kl)
     frame = pd.DataFrame(columns)
     return frame.set_index(pd.RangeIndex(1, len(frame) + 1, name="Token"))
+
+
+def column_config(frame: pd.DataFrame) -> dict[str, Any]:
+    """How ``table``'s numbers are written: shares with two decimals, divergences with five."""
+    written = {"(%)": "%.2f", "(nats)": "%.5f"}
+    return {
+        name: st.column_config.NumberColumn(format=form)
+        for name in frame.columns
+        for end, form in written.items()
+        if name.endswith(end)
+    }
