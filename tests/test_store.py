@@ -300,6 +300,23 @@ def test_a_saved_recipe_comes_back_by_its_content(store: Store, units: dict[str,
     assert store.recipes.get(recipe_id) == recipe
 
 
+def test_the_newest_recipes_of_a_model_come_first(store: Store) -> None:
+    units = {"a.weight": RecipeEntry("int4/g64/asym", {"bits": 4}, 4.5)}
+    mine = Recipe(
+        1, "bundled", "", "f" * 24, units, 4.5, 9e6, 40e6, 0.01, None, "text", "0" * 24, 0, None, {}, None, {}
+    )  # fmt: skip
+    others = replace(mine, fingerprint="e" * 24)
+    saved = [
+        store.recipes.save(replace(mine, average_bits=bits, predicted_kl=None)) for bits in (3.0, 4.0, 5.0)
+    ]
+    store.recipes.save(others)
+    newest = store.recipes.newest("f" * 24, 2)
+    assert [(one.id, one.average_bits, one.predicted_kl) for one in newest] == [
+        (saved[2], 5.0, None),
+        (saved[1], 4.0, None),
+    ]
+
+
 def test_an_unknown_recipe_is_said_to_be_unknown(store: Store) -> None:
     with pytest.raises(RecipeError, match="no saved recipe 'abc'"):
         store.recipes.get("abc")
