@@ -1,4 +1,4 @@
-"""Compare: original and recipe write from the same prompt and seed, side by side, and what was measured."""
+"""Compare: original, recipe and another write from the same prompt and seed, and what was measured."""
 
 import streamlit as st
 
@@ -13,7 +13,11 @@ setup.panel(info)
 recipe = recipe_or_hint(info)
 
 if recipe is None:
-    empty_state("There is no recipe yet, so only the original can write.", "recipe", "Make a recipe")
+    empty_state(
+        "There is no recipe yet. The original can write, and so can a recipe that needs no scores (Another).",
+        "recipe",
+        "Make a recipe",
+    )
 
 settings(info, recipe)
 texts(info, recipe)

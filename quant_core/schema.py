@@ -25,7 +25,8 @@ Symmetry = Literal["asym", "sym", "float", "none"]
 ScoreName = Literal["fisher", "measured", "output", "weight"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 TextKind = Literal["calibration", "evaluation", "inline", "dataset", "self"]
-Side = Literal["original", "recipe"]
+Side = Literal["original", "recipe", "other"]
+"""Who writes: the model as it is, the recipe under work, or a further recipe."""
 
 Plain = str | int | bool
 
@@ -437,7 +438,7 @@ class ProveRequest:
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """Write from a prompt, with the original and any recipe; tokens stream as events. Answer: ``Generation``."""
+    """Write from a prompt, with the original and up to two recipes; tokens stream as events. Answer: ``Generation``."""
 
     model: ModelRef
     fingerprint: str
@@ -450,6 +451,23 @@ class GenerateRequest:
     top_p: float = 0.95
     chat: bool = False
     """Whether to wrap the prompt in the tokenizer's chat template."""
+    setup: Setup = Setup()
+    roots: tuple[str, ...] = ()
+    other: Mapping[str, str] | None = None
+    """A further recipe; like ``assignment``."""
+    other_setup: Setup = Setup()
+
+
+@dataclass(frozen=True)
+class AttributionRequest:
+    """Find which units' rounding moves the prediction behind some tokens. Answer: ``Attribution``."""
+
+    model: ModelRef
+    fingerprint: str
+    ids: tuple[int, ...]
+    """Token ids of all that stands before the place, at least one."""
+    assignment: Mapping[str, str]
+    """Unit name to full format name."""
     setup: Setup = Setup()
     roots: tuple[str, ...] = ()
 
@@ -559,6 +577,7 @@ Request = (
     | EvaluateRequest
     | ProveRequest
     | GenerateRequest
+    | AttributionRequest
     | TrainRequest
     | RecommendRequest
     | LookRequest
@@ -808,6 +827,17 @@ class Downloaded:
 
 
 @dataclass(frozen=True)
+class TokenReading:
+    """A side's own text as it saw it; an entry a token, all at temperature 1 over the whole vocabulary."""
+
+    ids: tuple[int, ...]
+    probability: tuple[float, ...]
+    """What it gave the token that it wrote."""
+    kl: tuple[float, ...]
+    """KL(original || side) of what both predict for the place, after the same tokens; in nats."""
+
+
+@dataclass(frozen=True)
 class Generation:
     """Continuations of a prompt, token by token, without the prompt."""
 
@@ -815,9 +845,15 @@ class Generation:
     recipe: tuple[str, ...]
     """Empty without a recipe."""
     divergence: int
-    """Index of the first differing token, -1 if none differs."""
+    """Index of the first token in which recipe and original differ, -1 if none differs."""
     seed: int
     seconds: float
+    other: tuple[str, ...] = ()
+    """Empty without a further recipe."""
+    other_divergence: int = -1
+    prompt: tuple[int, ...] = ()
+    """The prompt's token ids; like ``readings``, texts that were stored before these were kept lack them."""
+    readings: Mapping[Side, TokenReading] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -827,6 +863,22 @@ class TokenEvent:
     side: Side
     index: int
     text: str
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """How far each unit's rounding alone moves one prediction, KL(original || rounded) in nats."""
+
+    units: tuple[str, ...]
+    """The units that the recipe rounds, in the model's order."""
+    kl: tuple[float, ...]
+    """Of each of them rounded alone."""
+    whole: float
+    """Of all that the recipe and its setup do together."""
+    tokens: int
+    """How many stand before the place."""
+    seconds: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -902,6 +954,7 @@ Result = (
     | Evaluation
     | Proof
     | Generation
+    | Attribution
     | Training
     | Recommendation
     | HubModel

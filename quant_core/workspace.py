@@ -278,6 +278,8 @@ class Workspace:
     @overload
     def result(self, request: schema.GenerateRequest) -> Generation | None: ...
     @overload
+    def result(self, request: schema.AttributionRequest) -> schema.Attribution | None: ...
+    @overload
     def result(self, request: schema.TrainRequest) -> Training | None: ...
     @overload
     def result(self, request: schema.RecommendRequest) -> schema.Recommendation | None: ...
@@ -307,6 +309,10 @@ class Workspace:
     def run(self, request: schema.ProveRequest, on_progress: Watch | None = None) -> Proof: ...
     @overload
     def run(self, request: schema.GenerateRequest, on_progress: Watch | None = None) -> Generation: ...
+    @overload
+    def run(
+        self, request: schema.AttributionRequest, on_progress: Watch | None = None
+    ) -> schema.Attribution: ...
     @overload
     def run(self, request: schema.TrainRequest, on_progress: Watch | None = None) -> Training: ...
     @overload
@@ -429,7 +435,7 @@ class Workspace:
     def finished(self, fingerprint: str, recipes: int = 4) -> Finished:
         """What has been worked out about a model, with its newest ``recipes``."""
         counts = self._client.store.results.counts(fingerprint)
-        saved = self._client.store.recipes.of_model(fingerprint, recipes)
+        saved = self._client.store.recipes.newest(fingerprint, recipes)
         kinds = ("sensitivity", "prove", "evaluate", "train")
         sweeps, proofs, evaluations, trainings = (counts.get(kind, 0) for kind in kinds)
         return Finished(sweeps, proofs, evaluations, trainings, tuple(saved))
@@ -806,6 +812,10 @@ class Workspace:
     def recipe(self, recipe_id: str) -> Recipe:
         """The saved recipe with an id; ``RecipeError`` if there is none."""
         return self._client.store.recipes.get(recipe_id)
+
+    def newest_recipes(self, fingerprint: str, limit: int = 12) -> list[SavedRecipe]:
+        """The recipes of a model that were saved last, the newest first."""
+        return self._client.store.recipes.newest(fingerprint, limit)
 
     def recipe_text(self, recipe: Recipe, kind: Literal["json", "yaml"]) -> str:
         """A recipe's file."""

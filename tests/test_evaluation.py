@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 from itertools import cycle
 from typing import Any
 
@@ -15,20 +16,25 @@ from hypothesis import strategies as st
 
 from quant_core.calibration.inputs import Inputs
 from quant_core.calibration.text import bundled_text, tokenize
-from quant_core.errors import ModelError, QuantError, TextError
+from quant_core.errors import Cancelled, ModelError, QuantError, TextError
+from quant_core.evaluation.attribution import attribute
 from quant_core.evaluation.generation import choose, generate
 from quant_core.evaluation.layer import layer_view, view_unit
 from quant_core.evaluation.quality import evaluate
+from quant_core.evaluation.readings import read_tokens
 from quant_core.formats import fake_quantize, find, infos
 from quant_core.methods.slot_rounder import SlotRounder
+from quant_core.methods.variant import Variant, make_variant
 from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
 from quant_core.schema import (
     CALIBRATION,
     EVALUATION,
+    AttributionRequest,
     EvaluateRequest,
     GenerateRequest,
     LayerRequest,
+    Setup,
     TextSource,
     TokenEvent,
     Unit,
@@ -134,6 +140,102 @@ def test_a_coarse_recipe_diverges_and_the_place_is_right(llama: LoadedModel) -> 
     assert sides[:4] == ["original", "recipe", "original", "recipe"], "streamed interleaved"
     for side in ("original", "recipe"):
         assert tuple(event.text for event in tokens if event.side == side) == getattr(result, side)
+
+
+def test_a_third_writes_what_it_would_write_alone(llama: LoadedModel) -> None:
+    """Its text and the place where it parts are those of a comparison of two; streamed third of three."""
+    coarse, fine = _everything(llama, "int2/g64/asym"), _everything(llama, "int4/g64/asym")
+    context = FakeContext(llama)
+    three = _generate(llama, context, assignment=fine, other=coarse)
+    pair = _generate(llama, FakeContext(llama), assignment=coarse)
+    assert (three.other, three.other_divergence) == (pair.recipe, pair.divergence)
+    two = _generate(llama, FakeContext(llama), assignment=fine)
+    assert (three.original, three.recipe, three.divergence) == (two.original, two.recipe, two.divergence)
+    tokens = [event for event in context.events if isinstance(event, TokenEvent)]
+    assert [event.side for event in tokens[:3]] == ["original", "recipe", "other"]
+    assert tuple(event.text for event in tokens if event.side == "other") == three.other
+    cached = _generate(llama, FakeContext(llama), other={}, other_setup=Setup(kv_cache="int4"))
+    assert cached.other != cached.original, "a further recipe brings its own setup"
+
+
+def test_tokens_are_measured_as_a_plain_pass_would(tiny: LoadedModel) -> None:
+    """Softmax and KL written out, of one whole pass a model over the variant's text; read in pieces, as a whole."""
+    assignment = _everything(tiny, "int3/g32/asym")
+    result = _generate(tiny, FakeContext(tiny), assignment=assignment, tokens=10)
+    model: Any = tiny.model
+    variant = make_variant(FakeContext(tiny), tiny, assignment, Setup())
+    for side, active in (("original", nullcontext), ("recipe", variant.active)):
+        found = result.readings[side]
+        assert len(found.ids) == len(getattr(result, side))
+        text = torch.tensor([[*result.prompt, *found.ids]])
+        places = slice(len(result.prompt) - 1, -1)
+        with torch.no_grad():
+            p = model(text).logits[0, places].double().softmax(-1)
+            with active():
+                q = model(text).logits[0, places].double().softmax(-1)
+        chances = q[torch.arange(len(found.ids)), list(found.ids)]
+        np.testing.assert_allclose(found.probability, chances, rtol=1e-3)
+        np.testing.assert_allclose(found.kl, (p * (p / q).log()).sum(-1), rtol=2e-3, atol=1e-6)
+    assert set(result.readings["original"].kl) == {0.0}
+    assert min(found.kl) > 0
+    plain = Variant(tiny, {}, ())
+    pieces = read_tokens(FakeContext(tiny), plain, variant, result.prompt, found.ids, piece=3)
+    np.testing.assert_allclose(pieces.kl, found.kl, rtol=2e-3, atol=1e-6)
+    assert pieces.ids == found.ids
+
+
+def _attribute(loaded: LoadedModel, context: FakeContext, assignment: dict[str, str], **changes: Any) -> Any:
+    info = loaded.info
+    ids = tuple(range(7, 25))
+    return attribute(context, AttributionRequest(info.ref, info.fingerprint, ids, assignment, **changes))
+
+
+def test_each_layer_behind_a_token_is_measured_alone(tiny: LoadedModel) -> None:
+    """Against a whole pass a layer with its weights written into the model, and a KL written out."""
+    assignment = _everything(tiny, "int3/g32/asym")
+    found = _attribute(tiny, FakeContext(tiny), {**assignment, next(iter(assignment)): "original"})
+    assert found.units == tuple(name for name in tiny.graph.slots if name in assignment)[1:]
+    model: Any = tiny.model
+    ids = torch.arange(7, 25)[None]
+
+    def chances() -> torch.Tensor:
+        with torch.no_grad():
+            return model(ids).logits[0, -1].double().softmax(-1)
+
+    p, alone = chances(), []
+    kept = {name: tiny.graph.slots[name].matrix().clone() for name in found.units}
+    coarse = {name: fake_quantize(find("int3/g32/asym"), matrix) for name, matrix in kept.items()}
+    for name in found.units:
+        tiny.graph.slots[name].matrix().copy_(coarse[name])
+        alone.append(float((p * (p / chances()).log()).sum()))
+        tiny.graph.slots[name].matrix().copy_(kept[name])
+    np.testing.assert_allclose(found.kl, alone, rtol=5e-3, atol=1e-6)
+    for name in found.units:
+        tiny.graph.slots[name].matrix().copy_(coarse[name])
+    assert found.whole == pytest.approx(float((p * (p / chances()).log()).sum()), rel=1e-3)
+    for name in found.units:
+        tiny.graph.slots[name].matrix().copy_(kept[name])
+    assert max(found.kl) > 0.001
+    assert found.tokens == 18
+
+
+def test_where_nothing_is_rounded_no_layer_is_behind_it(llama: LoadedModel) -> None:
+    found = _attribute(llama, FakeContext(llama), {}, setup=Setup(kv_cache="int4"))
+    assert (found.units, found.kl) == ((), ())
+    assert found.whole > 0, "the rounded cache alone"
+
+
+def test_finding_the_layers_stops_between_two(llama: LoadedModel) -> None:
+    class Stopped(FakeContext):
+        def progress(self, fraction: float, message: str = "") -> None:
+            super().progress(fraction, message)
+            if "layer 3" in message:
+                raise Cancelled("stopped")
+
+    before = {name: slot.matrix().clone() for name, slot in llama.graph.slots.items()}
+    with pytest.raises(Cancelled):
+        _attribute(llama, Stopped(llama), _everything(llama, "int4/g64/asym"))
+    assert all(torch.equal(slot.matrix(), before[name]) for name, slot in llama.graph.slots.items())
 
 
 def test_greedy_text_equals_transformers(bundled: LoadedModel) -> None:

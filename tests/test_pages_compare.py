@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import streamlit as st
+from streamlit.testing.v1 import AppTest
 
 from quant_core.cli.arguments import parser
-from quant_core.plots.palette import Palette
-from quant_core.schema import Budget, GenerateRequest, ModelInfo, ScoreTable, TokenEvent, replace
+from quant_core.plots.palette import Palette, contrast, readable_on
+from quant_core.schema import (
+    Attribution,
+    AttributionRequest,
+    Budget,
+    GenerateRequest,
+    ModelInfo,
+    ScoreTable,
+    Setup,
+    TokenEvent,
+    TokenReading,
+    replace,
+)
 from quant_core.workspace import Workspace
 from tests.served_pages import MEASURED, WRITTEN, job, keep, open_page, seed, texts
-from ui import recipe_draft
+from ui import compare_tokens, recipe_draft, theme
 from ui.compare_page import EXAMPLES, metrics_frame
 from ui.compare_text import Sides, from_events, text_html
 from ui.export_page import evaluate_command, file_name, generate_command, recipe_command
@@ -60,6 +74,148 @@ def test_a_failed_comparison_says_why(home: Path, request_now: GenerateRequest) 
     assert app.error[0].value == "The prompt is too long.\n\nShorten it."
 
 
+@pytest.mark.parametrize(
+    ("other", "title"), [("int2/g64/asym", "All layers in INT2 g64 asym"), ("mix:q4_k_m", "Q4_K_M")]
+)
+def test_a_third_variant_stands_beside_the_two(
+    home: Path, workspace: Workspace, info: ModelInfo, request_now: GenerateRequest, other: str, title: str
+) -> None:
+    decided = [unit.name for unit in info.units if unit.decided]
+    whole = workspace.gguf_mix(info, "q4_k_m") if other.startswith("mix") else dict.fromkeys(decided, other)
+    asked = replace(request_now, other={unit: whole[unit] for unit in decided})
+    keep(home, asked, replace(WRITTEN, other=(" had", " a", " barn"), other_divergence=2))
+    app = open_page("compare", other=other)
+    assert f"**{title}**" in texts(app)
+    pages = [element.proto.body for element in app.get("html")]
+    assert sum('class="continuation"' in page for page in pages) == 3
+    assert any(">barn<" in page for page in pages)
+    assert any(f"token 2; {title}: token 3" in page for page in pages)
+
+
+def test_a_saved_recipe_can_be_the_third(
+    workspace: Workspace, info: ModelInfo, table: ScoreTable, request_now: GenerateRequest, home: Path
+) -> None:
+    small = workspace.solve(info, table, Budget("bits", 3.0))
+    saved = workspace.save_recipe(workspace.make_recipe(info, table, small, setup=Setup(kv_cache="int8")))
+    asked = replace(
+        request_now, other=workspace.recipe(saved).assignment(), other_setup=Setup(kv_cache="int8")
+    )
+    keep(home, asked, replace(WRITTEN, other=(" was",), other_divergence=0))
+    app = open_page("compare", other=f"recipe:{saved}")
+    assert f"**Saved recipe {saved}**" in texts(app)
+    assert any("at 3.00 bits" in option or "at 2.9" in option for option in _others(app))
+
+
+def _others(app: AppTest) -> list[str]:
+    return app.selectbox(key="widget:other").options
+
+
+READ = replace(
+    WRITTEN,
+    prompt=(5, 6),
+    readings={
+        "original": TokenReading((1, 2, 3), (0.9, 0.4, 0.3), (0.0, 0.0, 0.0)),
+        "recipe": TokenReading((1, 4, 5), (0.85, 0.004, 0.3), (0.0002, 0.05, 2.5)),
+    },
+)
+
+
+def _texts(app: AppTest) -> list[str]:
+    return [element.proto.body for element in app.get("html") if "continuation" in element.proto.body]
+
+
+@pytest.mark.parametrize(
+    ("colour", "steps"),
+    [("kl", {" had": 0, " no": 2, " home": 4}), ("probability", {" had": 0, " no": 4, " home": 1})],
+)
+def test_tokens_are_coloured_by_their_step(
+    home: Path, request_now: GenerateRequest, colour: str, steps: dict[str, int]
+) -> None:
+    keep(home, request_now, READ)
+    app = open_page("compare", colour=colour)
+    recipe, fills = _texts(app)[1], compare_tokens.colours(theme.palette())
+    for token, step in steps.items():
+        tag = re.search(f"<span[^>]*>{token}</span>", recipe)
+        assert tag is not None
+        assert (f"background:{fills[step]}" in tag[0]) == (step > 0)
+        assert ("background" in tag[0]) == (step > 0)
+        assert ("outline" in tag[0]) == (token == " no"), "the first that differs"
+    assert 'title="KL 2.50 nats · probability 30.0 %"' in recipe
+    frame = app.dataframe[0].value
+    assert list(frame.index) == [1, 2, 3]
+    assert list(frame["Original: probability (%)"]) == [90.0, 40.0, 30.0]
+    assert list(frame.filter(like="KL (nats)").iloc[:, 0]) == [0.0002, 0.05, 2.5]
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_steps_differ_in_lightness_and_can_be_read_on(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightness is what a reader who sees no red, no green or no blue still sees."""
+    monkeypatch.setattr(theme, "mode", lambda: mode)
+    fills = compare_tokens.colours(theme.palette())
+    assert len(fills) == len(compare_tokens.SCALES["kl"].labels)
+    assert min(contrast(*pair) for pair in pairwise(fills)) > 1.5
+    assert min(contrast(fill, readable_on(fill)) for fill in fills) > 4.5
+
+
+def test_the_first_difference_is_what_is_coloured_unless_asked(
+    home: Path, request_now: GenerateRequest
+) -> None:
+    keep(home, request_now, READ)
+    app = open_page("compare")
+    assert 'class="token"' not in "".join(_texts(app))
+    app.segmented_control(key="widget:colour").set_value("probability").run()
+    assert _texts(app)[0].count('class="token"') == 3
+
+
+def _moved_request(asked: GenerateRequest) -> AttributionRequest:
+    """What stands before the first difference of ``READ``: its prompt and one token."""
+    return AttributionRequest(
+        asked.model, asked.fingerprint, (5, 6, 1), asked.assignment or {}, asked.setup, asked.roots
+    )
+
+
+def test_the_layers_behind_the_first_difference_are_asked_for(
+    home: Path, request_now: GenerateRequest
+) -> None:
+    keep(home, request_now, READ)
+    app = open_page("compare")
+    assert "At token 2 the original writes `` ␣a ``" in texts(app)
+    assert any(button.label == "Find the layers" for button in app.button)
+    running = job(home, _moved_request(request_now), "running", "layer 7 of 56")
+    app.run()
+    assert any(button.key == f"cancel:here:{running.id}" for button in app.button)
+
+
+def test_the_layers_behind_the_first_difference_are_shown(
+    home: Path, info: ModelInfo, request_now: GenerateRequest
+) -> None:
+    keep(home, request_now, READ)
+    units = tuple(request_now.assignment or {})[:4]
+    keep(home, _moved_request(request_now), Attribution(units, (0.1, 0.3, 0.05, 0.05), 0.8, 3, 0.4))
+    app = open_page("compare")
+    shown = texts(app)
+    assert "moves the prediction by 0.800 nats (KL)" in shown
+    assert "add up to 0.500 nats: here rounding errors reinforce each other" in shown
+    assert "make 90.0 % of that sum" in shown
+    assert "behind 3 tokens" in shown
+    frame = app.dataframe[1].value
+    assert list(frame["Share (%)"]) == pytest.approx([60, 20, 10, 10])
+    assert frame["Layer"].iloc[0] == units[1]
+
+
+def test_texts_of_before_tokens_were_measured_say_so(home: Path, request_now: GenerateRequest) -> None:
+    keep(home, request_now, WRITTEN)
+    assert "stored before tokens were measured" in texts(open_page("compare", colour="kl"))
+
+
+@pytest.mark.parametrize("other", ["recipe:nothere", "int99/g64"])
+def test_a_third_that_is_not_there_is_told(info: ModelInfo, other: str) -> None:
+    app = open_page("compare", other=other)
+    assert len(app.error) == 1
+    assert "\n\n" in app.error[0].value, "a sentence and what to do"
+    assert app.selectbox(key="widget:other").value == ""
+
+
 def test_an_example_fills_the_prompt(info: ModelInfo) -> None:
     app = open_page("compare")
     app.pills(key="compare:example").set_value(EXAMPLES[2]).run()
@@ -90,9 +246,11 @@ def test_divergence_is_the_first_difference() -> None:
     events = [TokenEvent("recipe", 1, "c"), TokenEvent("original", 0, "a"), TokenEvent("recipe", 0, "a"),
               TokenEvent("original", 1, "b")]  # fmt: skip
     assert from_events(events) == Sides(("a", "b"), ("a", "c"))
-    assert from_events(events).divergence == 1
-    assert Sides(("a", "b"), ("a",)).divergence == -1, "a side that lags behind has not diverged"
-    assert Sides().divergence == -1
+    assert from_events(events).divergence("recipe") == 1
+    assert Sides(("a", "b"), ("a",)).divergence("recipe") == -1, "a side that lags behind has not diverged"
+    assert Sides().divergence("original") == -1
+    three = Sides(("a", "b", "c"), ("a", "b", "d"), ("a", "e"))
+    assert [three.divergence(side) for side in ("original", "recipe", "other")] == [1, 2, 1]
 
 
 def test_text_is_escaped() -> None:

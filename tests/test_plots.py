@@ -18,6 +18,7 @@ from quant_core import plots
 from quant_core.plots import _common, grid, palette
 from quant_core.plots.bands import short_format
 from quant_core.schema import (
+    Attribution,
     Evaluation,
     Histogram,
     ModelInfo,
@@ -560,6 +561,7 @@ BITS = plots.stored_bits(INFO, TABLE, RECIPE)
 VIEW = made_results.layer_view()
 
 Draw = Callable[[plots.Palette], Any]
+MOVED = Attribution((*TABLE.units[:2], "not of this model"), (0.15, 0.3, 0.05), 0.7, 9, 1.0)
 FULL: dict[str, Draw] = {
     "map": lambda p: plots.draw_score_map(plots.score_map(INFO, TABLE, FORM), p, TABLE.units[0]),
     "formats": lambda p: plots.draw_score_map(plots.format_map(INFO, TABLE), p),
@@ -583,6 +585,7 @@ FULL: dict[str, Draw] = {
     "sizes": lambda p: plots.draw_size_bars(plots.size_by(INFO, "kind", BITS), p),
     "memory": lambda p: plots.draw_size_bars(plots.memory(INFO, {"int4": 4.3e6}, 1024), p, stacked=True),
     "measured": lambda p: plots.draw_kl_comparison(plots.kl_comparison([("this", SOLUTION, EVALUATION)]), p),
+    "layer shares": lambda p: plots.draw_layer_shares(plots.layer_shares(INFO, MOVED), p),
     "losses": lambda p: plots.draw_loss_curve(plots.loss_curve([(1, 0.5), (2, 0.25)], 0.6, 0.2), p),
 }
 EMPTY: dict[str, Draw] = {
@@ -603,6 +606,9 @@ EMPTY: dict[str, Draw] = {
     "sizes": lambda p: plots.draw_size_bars(plots.size_by(replace(INFO, units=(), other_bits=0)), p),
     "memory": lambda p: plots.draw_size_bars(plots.memory(INFO, {}, 1024), p, stacked=True),
     "measured": lambda p: plots.draw_kl_comparison(plots.kl_comparison([]), p),
+    "layer shares": lambda p: plots.draw_layer_shares(
+        plots.layer_shares(INFO, Attribution((), (), 0.0, 5, 1.0)), p
+    ),
     "losses": lambda p: plots.draw_loss_curve(plots.loss_curve([], 0.6), p),
 }
 
@@ -636,6 +642,18 @@ def test_empty_data_gives_a_titled_figure_with_a_sentence(name: str) -> None:
     assert figure.layout.title.text
     assert figure.layout.annotations[0].text.endswith(".")
     figure.to_json()
+
+
+def test_layer_shares_are_of_the_sum_and_the_rest_is_kept() -> None:
+    data = plots.layer_shares(INFO, MOVED, top=1)
+    assert data.units == (TABLE.units[1],)
+    assert data.shares == pytest.approx((0.6,))
+    assert data.kl == (0.3,)
+    assert data.others == 2
+    assert data.rest == pytest.approx(0.4)
+    assert list(plots.draw_layer_shares(data, LIGHT).data[0].text) == ["60.0 %", "40.0 %"]
+    labels = plots.layer_shares(INFO, MOVED).labels
+    assert labels == ("0 · k_proj", "0 · q_proj", "not of this model")
 
 
 def test_drawing_twice_gives_the_same_figure() -> None:

@@ -17,9 +17,11 @@ from quant_core import schema
 from quant_core.errors import JobError, QuantError, RecipeError, TextError
 from quant_core.schema import (
     CALIBRATION,
+    Calibration,
     CatalogRequest,
     EvaluateRequest,
     GenerateRequest,
+    Generation,
     InspectRequest,
     LayerRequest,
     ModelRef,
@@ -27,6 +29,7 @@ from quant_core.schema import (
     RecipeEntry,
     Request,
     SensitivityRequest,
+    Setup,
     TextSource,
     TokenEvent,
     replace,
@@ -34,12 +37,14 @@ from quant_core.schema import (
 from quant_core.store import Store, database, default_home, keys
 from quant_core.store.jobs import JobTable
 from quant_core.store.keys import ASSETS, folder_signature, request_key
-from quant_core.store.kinds import KINDS, kind_of, load_request, title_of
+from quant_core.store.kinds import KINDS, kind_of, load_request, load_result, title_of
 from tests import made_results
 
 MODEL = ModelRef("bundled")
 SWEEP = SensitivityRequest(MODEL, "f" * 24, ("int4/g64/asym",))
 INLINE = TextSource("inline", "Some words.", "words.txt")
+KEYS_OF_TWO = ["8f54d9f5e715563a3ada346e", "5cea527f5286c657f2adfa25"]
+"""Written down before a request could have a further recipe."""
 
 
 @pytest.fixture
@@ -81,6 +86,25 @@ def test_what_changes_the_answer_changes_the_key(change: dict[str, object]) -> N
 )
 def test_how_and_where_it_runs_does_not_change_the_key(change: dict[str, object]) -> None:
     assert request_key(replace(SWEEP, **change)) == request_key(SWEEP)
+
+
+def test_two_variants_keep_the_key_of_before_there_were_three() -> None:
+    """What was stored before a comparison could have three sides is found again."""
+    alone = GenerateRequest(MODEL, "f" * 24, "The cat", seed=3, setup=Setup(calibration=Calibration(INLINE)))
+    pair = replace(alone, assignment={"a": "int4/g64/asym"})
+    assert keys.METRIC_VERSION == 2, "a new version has new keys to write down"
+    assert [request_key(alone), request_key(pair)] == KEYS_OF_TWO
+    third = replace(pair, other={"a": "int2/g64/asym"})
+    further = replace(third, other_setup=Setup(kv_cache="int8"))
+    assert len({request_key(request) for request in (pair, third, further)}) == 3
+
+
+def test_a_text_of_two_variants_is_still_read() -> None:
+    stored = {"original": ["a"], "recipe": ["b"], "divergence": 0, "seed": 1, "seconds": 0.5}
+    assert load_result("generate", stored) == Generation(("a",), ("b",), 0, 1, 0.5)
+    asked = schema.dump(GenerateRequest(MODEL, "f" * 24, "The cat"))
+    del asked["other"], asked["other_setup"]
+    assert load_request("generate", asked) == GenerateRequest(MODEL, "f" * 24, "The cat")
 
 
 def test_opening_a_model_is_keyed_by_all_there_is() -> None:
@@ -274,6 +298,23 @@ def test_a_saved_recipe_comes_back_by_its_content(store: Store, units: dict[str,
     recipe_id = store.recipes.save(recipe)
     assert store.recipes.save(recipe) == recipe_id
     assert store.recipes.get(recipe_id) == recipe
+
+
+def test_the_newest_recipes_of_a_model_come_first(store: Store) -> None:
+    units = {"a.weight": RecipeEntry("int4/g64/asym", {"bits": 4}, 4.5)}
+    mine = Recipe(
+        1, "bundled", "", "f" * 24, units, 4.5, 9e6, 40e6, 0.01, None, "text", "0" * 24, 0, None, {}, None, {}
+    )  # fmt: skip
+    others = replace(mine, fingerprint="e" * 24)
+    saved = [
+        store.recipes.save(replace(mine, average_bits=bits, predicted_kl=None)) for bits in (3.0, 4.0, 5.0)
+    ]
+    store.recipes.save(others)
+    newest = store.recipes.newest("f" * 24, 2)
+    assert [(one.id, one.average_bits, one.predicted_kl) for one in newest] == [
+        (saved[2], 5.0, None),
+        (saved[1], 4.0, None),
+    ]
 
 
 def test_an_unknown_recipe_is_said_to_be_unknown(store: Store) -> None:

@@ -1,14 +1,17 @@
-"""The compare page: ask for two continuations, watch them grow, and see what was measured."""
+"""The compare page: ask for up to three continuations, watch them grow, and see what was measured."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import pandas as pd
 import streamlit as st
 
 from quant_core.errors import QuantError
-from quant_core.schema import Evaluation, GenerateRequest, Job, ModelInfo, Recipe, Setup
-from ui import compare_text, setup, state, words
+from quant_core.schema import Evaluation, GenerateRequest, Generation, Job, ModelInfo, Recipe, Setup, Side
+from ui import compare_layers, compare_other, compare_text, compare_tokens, setup, state, words
 from ui import recipe_draft as drafts
+from ui.compare_tokens import COLOUR
 from ui.jobs import latest, progress_text, request_result, show_error, show_in_place, submit, workspace
 from ui.widgets import notes
 
@@ -39,7 +42,7 @@ def recipe_or_hint(info: ModelInfo) -> Recipe | None:
 
 
 def settings(info: ModelInfo, recipe: Recipe | None) -> None:
-    """Prompt, examples and sampling settings, and the button that starts both sides."""
+    """Prompt, examples and sampling settings, and the button that starts all sides."""
     st.pills(
         "Examples", EXAMPLES, key="compare:example", format_func=lambda text: f"{text} …",
         on_change=_take_example, label_visibility="collapsed",
@@ -55,8 +58,9 @@ def settings(info: ModelInfo, recipe: Recipe | None) -> None:
         )  # fmt: skip
         st.number_input(
             "Seed", 0, 2**31 - 1, width=_NUMBER, **SEED.widget(),
-            help="Same seed, same random numbers on both sides and in every run.",
+            help="Same seed, same random numbers on all sides and in every run.",
         )  # fmt: skip
+        compare_other.picker(info)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.button("Write", type="primary", key="compare:write", on_click=_write, args=(info, recipe))
         st.button(
@@ -81,10 +85,12 @@ def _take_example() -> None:
 
 
 def _request(info: ModelInfo, recipe: Recipe | None) -> GenerateRequest:
+    other = compare_other.chosen(info)
     return GenerateRequest(
         info.ref, info.fingerprint, PROMPT.get(), recipe.assignment() if recipe else None, LENGTH.get(), SEED.get(),
         TEMPERATURE.get(), chat=info.chat and CHAT.get() == "yes",
         setup=setup.current(info) if recipe else Setup(), roots=workspace().inspect_request(info.ref).roots,
+        other=other.assignment if other else None, other_setup=other.setup if other else Setup(),
     )  # fmt: skip
 
 
@@ -109,37 +115,58 @@ def texts(info: ModelInfo, recipe: Recipe | None) -> None:
     now = _request(info, recipe)
     asked = st.session_state.get(_SHOWN)
     request = asked if isinstance(asked, GenerateRequest) and asked.fingerprint == info.fingerprint else now
-    title = _title(recipe) if request.assignment is not None else ""
-    if (request.assignment, request.setup) != (now.assignment, now.setup):
-        title = "Recipe of before" if request.assignment is not None else ""
+    titles = _titles(info, recipe, request, now)
     result = workspace().result(request)
     if result is not None:
-        compare_text.show(request.prompt, compare_text.from_result(result), title, writing=False)
+        _finished(request, result, titles)
         st.caption(_how(request, now))
+        compare_layers.show(info, request, result, titles)
         return
     job = latest(request)
     if job is None or job.state == "done":
-        who = "both models go" if recipe is not None else "the model goes"
+        who = f"{len(titles)} variants go" if len(titles) > 1 else "the model goes"
         st.caption(f"Press Write: {who} on from the prompt, token by token.")
     elif job.active:
         show_in_place(job.id)
-        _stream(request, job.id, title)
+        _stream(request, job.id, titles)
     elif job.state == "failed":
         request_result(request)
     else:
         events = workspace().events(job.id)
-        compare_text.show(request.prompt, compare_text.from_events(events), title, writing=False)
+        compare_text.show(request.prompt, compare_text.from_events(events), titles, writing=False)
         st.caption(f"Stopped after {len(events)} tokens. {_how(request, now)}")
 
 
+def _finished(request: GenerateRequest, result: Generation, titles: Mapping[Side, str]) -> None:
+    """The texts, coloured as asked for, and their numbers as a table."""
+    sides = compare_text.from_result(result)
+    if not result.readings:
+        compare_text.show(request.prompt, sides, titles, writing=False)
+        if COLOUR.get() != COLOUR.default:
+            st.caption(
+                "These texts were stored before tokens were measured: write with another seed to colour them."
+            )
+        return
+    compare_tokens.picker()
+    compare_text.show(request.prompt, sides, titles, writing=False, readings=result.readings)
+    with st.expander("The numbers of every token", icon=":material/table:"):
+        tokens = {side: sides.tokens(side) for side in titles}
+        frame = compare_tokens.table(tokens, result.readings, titles)
+        st.dataframe(frame, column_config=compare_tokens.column_config(frame))
+        st.caption(
+            "Probability: what a side gave the token that it wrote. KL: how far what it predicted for the place is "
+            "from what the original predicts after the same words. Both at temperature 1 over the whole vocabulary."
+        )
+
+
 @st.fragment(run_every=0.25)
-def _stream(request: GenerateRequest, job_id: str, title: str) -> None:
+def _stream(request: GenerateRequest, job_id: str, titles: Mapping[Side, str]) -> None:
     job = workspace().job(job_id)
     if not job.active:
         st.rerun()
     _progress(job)
     compare_text.show(
-        request.prompt, compare_text.from_events(workspace().events(job_id)), title, writing=True
+        request.prompt, compare_text.from_events(workspace().events(job_id)), titles, writing=True
     )
 
 
@@ -151,8 +178,20 @@ def _progress(job: Job) -> None:
     )
 
 
-def _title(recipe: Recipe | None) -> str:
-    return f"Recipe at {words.bits(recipe.average_bits)}" if recipe else "Recipe"
+def _titles(
+    info: ModelInfo, recipe: Recipe | None, request: GenerateRequest, now: GenerateRequest
+) -> dict[Side, str]:
+    """What to call the sides of ``request``; one that is no longer what the page asks for says so."""
+    titles: dict[Side, str] = {"original": "Original"}
+    if request.assignment is not None:
+        same = (request.assignment, request.setup) == (now.assignment, now.setup)
+        titles["recipe"] = (
+            f"Recipe at {words.bits(recipe.average_bits)}" if recipe and same else "Recipe of before"
+        )
+    if request.other is not None:
+        same = (request.other, request.other_setup) == (now.other, now.other_setup)
+        titles["other"] = compare_other.title() if same else "Another of before"
+    return titles
 
 
 def _how(request: GenerateRequest, now: GenerateRequest) -> str:

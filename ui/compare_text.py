@@ -1,28 +1,38 @@
-"""Two continuations of one prompt, token by token, with the place where they part marked."""
+"""Continuations of one prompt, token by token, with the place where each parts from the original marked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
 import streamlit as st
 
 from quant_core.plots.palette import Palette, blend
-from quant_core.schema import Generation, TokenEvent
-from ui import theme
+from quant_core.schema import Generation, Side, TokenEvent, TokenReading
+from ui import compare_tokens, theme
 
 
 class Sides(NamedTuple):
-    """Tokens so far of the original and the recipe."""
+    """Tokens so far of the original, the recipe, and another recipe."""
 
     original: tuple[str, ...] = ()
     recipe: tuple[str, ...] = ()
+    other: tuple[str, ...] = ()
 
-    @property
-    def divergence(self) -> int:
-        """Index of the first token that differs, -1 while none does."""
-        pairs = zip(self.original, self.recipe, strict=False)
+    def tokens(self, side: Side) -> tuple[str, ...]:
+        """What a side has written."""
+        return {"original": self.original, "recipe": self.recipe, "other": self.other}[side]
+
+    def divergence(self, side: Side) -> int:
+        """Index of the first token in which a side differs from the original, -1 while none does.
+
+        Of the original it is the first in which any side differs from it.
+        """
+        if side == "original":
+            both = self.divergence("recipe"), self.divergence("other")
+            return min((index for index in both if index >= 0), default=-1)
+        pairs = zip(self.original, self.tokens(side), strict=False)
         return next((index for index, (left, right) in enumerate(pairs) if left != right), -1)
 
 
@@ -32,34 +42,46 @@ def from_events(events: Sequence[TokenEvent]) -> Sides:
     return Sides(
         tuple(event.text for event in ordered if event.side == "original"),
         tuple(event.text for event in ordered if event.side == "recipe"),
+        tuple(event.text for event in ordered if event.side == "other"),
     )
 
 
 def from_result(result: Generation) -> Sides:
     """The tokens of a finished generation."""
-    return Sides(result.original, result.recipe)
+    return Sides(result.original, result.recipe, result.other)
 
 
-def show(prompt: str, sides: Sides, recipe_title: str, writing: bool) -> None:
-    """Both texts side by side (below each other when narrow), and what the colours say."""
-    palette = theme.palette()
-    if not recipe_title:
-        _panel("Original", prompt, sides.original, -1, palette, writing)
-        return
-    left, right = st.columns(2)
-    with left:
-        _panel("Original", prompt, sides.original, sides.divergence, palette, writing)
-    with right:
-        _panel(recipe_title, prompt, sides.recipe, sides.divergence, palette, writing)
-    _legend(sides, palette, writing)
-
-
-def _panel(
-    title: str, prompt: str, tokens: Sequence[str], divergence: int, palette: Palette, writing: bool
+def show(
+    prompt: str,
+    sides: Sides,
+    titles: Mapping[Side, str],
+    writing: bool,
+    readings: Mapping[Side, TokenReading] | None = None,
 ) -> None:
-    with st.container(border=True):
-        st.markdown(f"**{title}**")
-        st.html(text_html(prompt, tokens, divergence, palette, writing))
+    """The texts side by side (below one another when narrow), and what the colours say.
+
+    Args:
+        prompt: What all of them go on from.
+        sides: What they have written.
+        titles: What to call each side that writes, from left to right.
+        writing: Whether they still write.
+        readings: What was measured of their tokens, once all are written.
+    """
+    palette = theme.palette()
+    colour = compare_tokens.COLOUR.get() if readings else "difference"
+    for column, (side, title) in zip(st.columns(len(titles)), titles.items(), strict=True):
+        with column.container(border=True):
+            st.markdown(f"**{title}**")
+            tokens, place = sides.tokens(side), sides.divergence(side)
+            if readings and colour != "difference":
+                spans = compare_tokens.spans(tokens, readings[side], colour, place, palette)
+                st.html(_continuation(prompt, spans, palette))
+            else:
+                st.html(text_html(prompt, tokens, place, palette, writing))
+    if colour != "difference":
+        st.html(compare_tokens.legend(colour, palette))
+    elif len(titles) > 1:
+        _legend(sides, titles, palette, writing)
 
 
 def text_html(
@@ -67,7 +89,7 @@ def text_html(
 ) -> str:
     """A continuation as HTML: prompt muted, first differing token boxed, what follows it tinted; all escaped."""
     same = tokens if divergence < 0 else tokens[:divergence]
-    parts = [f'<span style="color:{palette.muted}">{escape(prompt)}</span>', escape("".join(same))]
+    parts = [escape("".join(same))]
     if 0 <= divergence < len(tokens):
         token, rest = tokens[divergence], "".join(tokens[divergence + 1 :])
         first = token.lstrip() or token
@@ -75,9 +97,13 @@ def text_html(
         parts.append(f'<mark class="first" style="{_first(palette)}">{escape(first)}</mark>')
         parts.append(f'<mark class="after" style="{_after(palette)}">{escape(rest)}</mark>')
     cursor = f'<span style="color:{palette.accent}">▌</span>' if writing else ""
+    return _continuation(prompt, "".join(parts) + cursor, palette)
+
+
+def _continuation(prompt: str, html: str, palette: Palette) -> str:
     return (
         '<div class="continuation" style="white-space:pre-wrap;line-height:1.65;min-height:9rem;'
-        f'overflow-wrap:anywhere">{"".join(parts)}{cursor}</div>'
+        f'overflow-wrap:anywhere"><span style="color:{palette.muted}">{escape(prompt)}</span>{html}</div>'
     )
 
 
@@ -93,13 +119,19 @@ def _after(palette: Palette) -> str:
     return f"background:{tint};color:{palette.text}"
 
 
-def _legend(sides: Sides, palette: Palette, writing: bool) -> None:
-    if sides.divergence >= 0:
+def _legend(sides: Sides, titles: Mapping[Side, str], palette: Palette, writing: bool) -> None:
+    parted = {side: sides.divergence(side) for side in titles if side != "original"}
+    if max(parted.values()) >= 0:
+        places = "; ".join(
+            f"{escape(titles[side])}: token {place + 1}" if place >= 0 else f"{escape(titles[side])}: none"
+            for side, place in parted.items()
+        )
         st.html(
-            f'<small style="color:{palette.muted}">Token {sides.divergence + 1} is the '
-            f'<mark style="{_first(palette)}">&nbsp;first that differs&nbsp;</mark>; from there each text follows its '
+            f'<small style="color:{palette.muted}">The '
+            f'<mark style="{_first(palette)}">&nbsp;first token that differs&nbsp;</mark> from the original '
+            f"({places}); from there each text follows its "
             f'<mark style="{_after(palette)}">&nbsp;own words&nbsp;</mark>. '
-            "Both sides draw with the same random numbers, so until then they agree word for word.</small>"
+            "All sides draw with the same random numbers, so until then they agree word for word.</small>"
         )
     elif sides.original and not writing:
-        st.caption("Both texts are the same, token for token.")
+        st.caption("All texts are the same, token for token.")

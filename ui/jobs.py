@@ -13,6 +13,8 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from quant_core.errors import QuantError
 from quant_core.schema import (
+    Attribution,
+    AttributionRequest,
     CatalogRequest,
     Downloaded,
     DownloadRequest,
@@ -49,7 +51,9 @@ POLL = 0.5
 """Seconds between two looks at a running job."""
 PATIENCE = 1.2
 """Seconds that a page waits for short work before it shows progress instead."""
-SHORT = (InspectRequest, LayerRequest, RescoreRequest, GenerateRequest, LookRequest, CatalogRequest)
+SHORT = (
+    InspectRequest, LayerRequest, RescoreRequest, GenerateRequest, AttributionRequest, LookRequest, CatalogRequest,
+)  # fmt: skip
 LONG = ("weights", "sensitivity", "train", "prove", "evaluate", "recommend", "download")
 """Kinds of jobs that nobody sits and waits for."""
 
@@ -111,6 +115,10 @@ def request_result(
 def request_result(request: LookRequest, *, start: str = ..., why: str = ...) -> HubModel | None: ...
 @overload
 def request_result(request: DownloadRequest, *, start: str = ..., why: str = ...) -> Downloaded | None: ...
+@overload
+def request_result(
+    request: AttributionRequest, *, start: str = ..., why: str = ...
+) -> Attribution | None: ...
 @overload
 def request_result(request: TrainRequest, *, start: str = ..., why: str = ...) -> Training | None: ...
 def request_result(request: Request, *, start: str = "", why: str = "") -> Result | None:

@@ -19,6 +19,7 @@ from quant_core.schema import (
     Result,
     Run,
     ScoreTable,
+    Side,
     Training,
 )
 from ui import runs_words, words
@@ -63,7 +64,12 @@ def side_by_side(first: Run, second: Run) -> None:
 def written(run: Run, result: Generation) -> None:
     """The texts of a generation."""
     prompt = run.request.prompt if isinstance(run.request, GenerateRequest) else ""
-    show(prompt, from_result(result), "Recipe" if result.recipe else "", writing=False)
+    titles: dict[Side, str] = {"original": "Original"}
+    if result.recipe:
+        titles["recipe"] = "Recipe"
+    if result.other:
+        titles["other"] = "Another"
+    show(prompt, from_result(result), titles, writing=False)
 
 
 def differing(first: Run, second: Run) -> list[Row]:

@@ -1,6 +1,6 @@
-"""Two models writing from one prompt, a token each in turn, with the same luck.
+"""Models writing from one prompt, a token each in turn, with the same luck.
 
-Both sides draw their tokens with the same random numbers (Gumbel noise per step and token, from one seed), so they
+All sides draw their tokens with the same random numbers (Gumbel noise per step and token, from one seed), so they
 write the same text until their predictions really differ: the first differing token is a property of the recipe.
 Maddison et al. 2014, "A* sampling": the arg max of log-probabilities plus Gumbel noise is an exact sample.
 """
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from quant_core.calibration.text import check_ids
 from quant_core.errors import TextError
+from quant_core.evaluation.readings import read_tokens
 from quant_core.jobs.context import Context
 from quant_core.methods.variant import Variant, make_variant
 from quant_core.models.loading import LoadedModel
@@ -22,31 +23,44 @@ from quant_core.schema import GenerateRequest, Generation, Side, TokenEvent
 
 
 def generate(context: Context, request: GenerateRequest) -> Generation:
-    """Continue the prompt with the original and, if there is one, the recipe; each token is emitted as it comes."""
+    """Continue the prompt with the original and the recipes that there are; each token is emitted as it comes."""
     loaded = context.loaded(request.model, request.roots, request.fingerprint)
     begun = time.monotonic()
     prompt = _encode(loaded, request)
-    sides = [_Writer("original", Variant(loaded, {}, ()), prompt)]
+    plain = Variant(loaded, {}, ())
+    original = _Writer(plain, prompt)
+    sides: dict[Side, _Writer] = {"original": original}
     if request.assignment is not None:
         variant = make_variant(context, loaded, request.assignment, request.setup)
-        sides.append(_Writer("recipe", variant, prompt))
+        sides["recipe"] = _Writer(variant, prompt)
+    if request.other is not None:
+        sides["other"] = _Writer(make_variant(context, loaded, request.other, request.other_setup), prompt)
     noise = torch.Generator().manual_seed(request.seed)
     for step in range(request.tokens):
         context.progress(step / request.tokens, f"{step} of {request.tokens} tokens")
         gumbel = -torch.empty(loaded.info.vocabulary).exponential_(generator=noise).log()
-        for side in sides:
+        for name, side in sides.items():
             piece = side.step(gumbel, request.temperature, request.top_p)
             if piece is not None:
-                context.emit(TokenEvent(side.side, step, piece))
-        if all(side.finished for side in sides):
+                context.emit(TokenEvent(name, step, piece))
+        if all(side.finished for side in sides.values()):
             break
-    original, recipe = sides[0], sides[1] if len(sides) > 1 else None
+    context.progress(1.0, "measuring the tokens")
+    ids = prompt[0].tolist()
+    readings = {
+        name: read_tokens(context, plain, side.variant, ids, side.ids) for name, side in sides.items()
+    }
+    recipe, other = sides.get("recipe"), sides.get("other")
     return Generation(
         original=tuple(original.pieces),
         recipe=tuple(recipe.pieces) if recipe else (),
         divergence=_divergence(original.ids, recipe.ids) if recipe else -1,
         seed=request.seed,
         seconds=time.monotonic() - begun,
+        other=tuple(other.pieces) if other else (),
+        other_divergence=_divergence(original.ids, other.ids) if other else -1,
+        prompt=tuple(ids),
+        readings=readings,
     )
 
 
@@ -73,12 +87,11 @@ def _encode(loaded: LoadedModel, request: GenerateRequest) -> Tensor:
 class _Writer:
     """One side: its weights, its KV cache, and what it has written."""
 
-    def __init__(self, side: Side, variant: Variant, prompt: Tensor) -> None:
-        self.side = side
+    def __init__(self, variant: Variant, prompt: Tensor) -> None:
         self.ids: list[int] = []
         self.pieces: list[str] = []
         self.finished = False
-        self._variant = variant
+        self.variant = variant
         self._loaded = variant.loaded
         self._prompt: list[int] = prompt[0].tolist()
         self._next = prompt.to(variant.loaded.device)
@@ -89,7 +102,7 @@ class _Writer:
         """Write one token and return its text; None once the model has ended its text."""
         if self.finished:
             return None
-        with torch.no_grad(), self._variant.active() as model:
+        with torch.no_grad(), self.variant.active() as model:
             out: Any = model(self._next, past_key_values=self._cache, use_cache=True)
         self._cache = out.past_key_values
         token = choose(out.logits[0, -1].float().cpu(), gumbel, temperature, top_p)

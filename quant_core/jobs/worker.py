@@ -33,6 +33,7 @@ JOBS: Functions = {
     "layer": "quant_core.evaluation.layer:layer_view",
     "weights": "quant_core.evaluation.weights:weights",
     "generate": "quant_core.evaluation.generation:generate",
+    "attribute": "quant_core.evaluation.attribution:attribute",
     "catalog": "quant_core.methods.catalog:catalog",
     "sensitivity": "quant_core.sensitivity.run:run",
     "rescore": "quant_core.sensitivity.rescore:rescore",

@@ -12,6 +12,7 @@ from quant_core.plots.agreement import (
     rank_text,
     score_agreement,
 )
+from quant_core.plots.attribution import LayerShares, draw_layer_shares, layer_shares
 from quant_core.plots.bands import RecipeBands, draw_recipe_bands, recipe_bands
 from quant_core.plots.grid import all_clicked, block_grid, clicked, short_name
 from quant_core.plots.losses import LossCurve, draw_loss_curve, joined_losses, loss_curve
@@ -43,6 +44,7 @@ __all__ = [
     "FormatProfile",
     "Front",
     "KlComparison",
+    "LayerShares",
     "LossCurve",
     "Mark",
     "Palette",
@@ -58,6 +60,7 @@ __all__ = [
     "draw_error_histogram",
     "draw_format_profile",
     "draw_kl_comparison",
+    "draw_layer_shares",
     "draw_loss_curve",
     "draw_pareto_front",
     "draw_ranking",
@@ -70,6 +73,7 @@ __all__ = [
     "format_profile",
     "joined_losses",
     "kl_comparison",
+    "layer_shares",
     "loss_curve",
     "mark",
     "memory",

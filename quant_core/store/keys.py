@@ -33,7 +33,8 @@ def request_key(request: Request) -> str:
 
     How it runs (the device, the folders a model may lie in) is left out, and so is where the model is, since
     the fingerprint says what it is. What is asked before there is one keeps all of that: opening a model, whose
-    answer is where the fingerprint comes from, and reading its files. Bundled texts count by content.
+    answer is where the fingerprint comes from, and reading its files. Bundled texts count by content. Two variants
+    have the key that they had before there could be a third.
     """
     kind = kind_of(request).name
     if isinstance(request, CatalogRequest):  # its answer is the program itself
@@ -42,8 +43,10 @@ def request_key(request: Request) -> str:
     if not isinstance(request, InspectRequest | WeightsRequest | LookRequest | DownloadRequest):
         del data["roots"]
         data["model"] = {"dtype": data["model"]["dtype"]}
-    learned = data.get("setup", {}).get("calibration", {}).get("text")
-    for text in (data.get("text"), data.get("held_out"), learned):
+    if data.get("other", ...) is None:
+        del data["other"], data["other_setup"]
+    learned = [data[name]["calibration"]["text"] for name in ("setup", "other_setup") if name in data]
+    for text in (data.get("text"), data.get("held_out"), *learned):
         if text:
             del text["label"]
             if text["kind"] in ("calibration", "evaluation"):

@@ -26,6 +26,9 @@ _ALL = (
     Kind("rescore", schema.RescoreRequest, schema.ScoreTable, True, "Score more formats of {model}"),
     Kind("layer", schema.LayerRequest, schema.LayerView, True, "Look at a layer of {model}"),
     Kind("generate", schema.GenerateRequest, schema.Generation, True, "Write with {model}"),
+    Kind(
+        "attribute", schema.AttributionRequest, schema.Attribution, True, "Find what moved a token of {model}"
+    ),
     Kind("catalog", schema.CatalogRequest, schema.Catalog, True, "List what there is"),
     Kind("look", schema.LookRequest, schema.HubModel, True, "Look up {model}"),
     Kind(

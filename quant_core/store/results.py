@@ -112,6 +112,8 @@ class SavedRecipe(NamedTuple):
     bytes: float
     """Of all weights."""
     average_bits: float
+    predicted_kl: float | None
+    """In nats a token."""
 
 
 class RecipeTable:
@@ -130,14 +132,15 @@ class RecipeTable:
             )
         return recipe_id
 
-    def of_model(self, fingerprint: str, limit: int) -> list[SavedRecipe]:
-        """The saved recipes of a model, the newest first."""
+    def newest(self, fingerprint: str, limit: int) -> list[SavedRecipe]:
+        """The newest recipes of a model, without reading all of each."""
         rows = self._database.query(
-            """SELECT id, json_extract(data, '$.total_bytes') AS bytes, json_extract(data, '$.average_bits') AS bits
-                FROM recipes WHERE json_extract(data, '$.fingerprint') = ? ORDER BY created DESC LIMIT ?""",
+            """SELECT id, json_extract(data, '$.total_bytes'), json_extract(data, '$.average_bits'),
+                json_extract(data, '$.predicted_kl') FROM recipes
+                WHERE json_extract(data, '$.fingerprint') = ? ORDER BY created DESC, rowid DESC LIMIT ?""",
             (fingerprint, limit),
         )
-        return [SavedRecipe(row["id"], row["bytes"], row["bits"]) for row in rows]
+        return [SavedRecipe(*row) for row in rows]
 
     def get(self, recipe_id: str) -> Recipe:
         """The recipe with an id; ``RecipeError`` if there is none that can be read."""

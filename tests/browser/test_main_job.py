@@ -47,6 +47,10 @@ def test_from_the_model_to_a_downloaded_recipe(app: Served, page: Page, tmp_path
     expect(page.get_by_text("60 tokens at most")).to_be_visible()
     original, recipe = panels.all_inner_texts()
     assert min(len(original), len(recipe)) > 100
+    page.get_by_test_id("stButtonGroup").get_by_text("KL to the original").click()
+    expect(panels.nth(1).locator(".token").first).to_have_attribute(
+        "title", re.compile(r"^KL .* nats · probability")
+    )
     expect(page.get_by_text("shows quality, not speed")).to_be_visible()
 
     go(page, "Export")

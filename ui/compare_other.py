@@ -1,0 +1,87 @@
+"""The third variant of a comparison: a uniform format, llama.cpp's mix, or a saved recipe."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import streamlit as st
+
+from quant_core.errors import QuantError
+from quant_core.schema import Calibration, ModelInfo, Setup, replace
+from ui import scores, state, words
+from ui.format_names import format_name
+from ui.jobs import guarded, workspace
+
+OTHER = state.text_param("other", "the other variant", pattern=r"[\w/.@:=+-]{0,160}")
+"""``int4/g64/asym`` for all layers, ``mix:q4_k_m``, ``recipe:`` and an id, or empty for none."""
+MIX = "q4_k_m"
+
+
+class Other(NamedTuple):
+    """What writes beside the original and the recipe."""
+
+    assignment: dict[str, str]
+    setup: Setup
+
+
+def picker(info: ModelInfo) -> None:
+    """The choice of the third variant."""
+    saved = {
+        f"recipe:{one.id}": f"Saved recipe at {words.bits(one.average_bits)}, {words.nats(one.predicted_kl)} · {one.id}"
+        for one in workspace().newest_recipes(info.fingerprint)
+        if one.id != state.RECIPE.get()
+    }
+    table = scores.table(info)
+    uniform = table.formats if table is not None else scores.format_names()
+    options = ["", *([f"mix:{MIX}"] if _mix(info) else []), *uniform, *saved]
+    if OTHER.get() not in options and chosen(info) is not None:
+        options.append(OTHER.get())
+    st.selectbox(
+        "Another", **OTHER.choice(options), format_func=lambda name: saved.get(name) or _title(name), width=336,
+        help="What else writes, beside the original and the recipe. A format is given to every linear layer of the "
+        "blocks, and so is llama.cpp's mix, with nothing else done to the model; a saved recipe brings its rewrites "
+        "and its rounding of activations and KV cache. Methods learn from the bundled text.",
+    )  # fmt: skip
+
+
+def chosen(info: ModelInfo) -> Other | None:
+    """The third variant; None if there is none, or after a sentence that says why it cannot be had."""
+    return guarded(lambda: _resolved(info, OTHER.get())) if OTHER.get() else None
+
+
+def title() -> str:
+    """What to call it above its text."""
+    return _title(OTHER.get())
+
+
+def _title(name: str) -> str:
+    kind, _, rest = name.partition(":")
+    if kind == "mix":
+        return rest.upper()
+    if kind == "recipe":
+        return f"Saved recipe {rest}"
+    return f"All layers in {format_name(name)}" if name else "None"
+
+
+def _resolved(info: ModelInfo, name: str) -> Other:
+    kind, _, rest = name.partition(":")
+    if kind == "recipe":
+        recipe = workspace().recipe(rest)
+        if recipe.fingerprint != info.fingerprint:
+            raise QuantError("The other recipe belongs to another model.", "Choose one of this model.")
+        return Other(recipe.assignment(), replace(recipe.setup, calibration=Calibration()))
+    decided = [unit.name for unit in info.units if unit.decided]
+    if kind == "mix":
+        whole = workspace().gguf_mix(info, rest)
+        return Other({unit: whole[unit] for unit in decided}, Setup())
+    form = workspace().parse_format(name).name
+    return Other(dict.fromkeys(decided, form), Setup())
+
+
+def _mix(info: ModelInfo) -> bool:
+    """Whether llama.cpp has rules for this architecture."""
+    try:
+        workspace().gguf_mix(info, MIX)
+    except QuantError:
+        return False
+    return True
