@@ -69,7 +69,7 @@ def test_a_worker_killed_in_the_middle_is_told_and_retry_works(app: Served, page
     until(lambda: sweep_state(app) == "cancelled", "the cancelled sweep")
 
 
-@pytest.mark.parametrize("stem", ["start", "model", "weights", "sensitivity", "recipe", "compare", "export"])
+@pytest.mark.parametrize("stem", ["start", "sensitivity", "recipe", "runs"])
 def test_a_deep_link_on_a_fresh_server_finds_its_page_and_keeps_its_query(
     app: Served, page: Page, stem: str
 ) -> None:
