@@ -46,7 +46,7 @@ def main() -> int:
         with serve(home) as served, browser() as chrome:
             page = chrome.new_context(viewport={"width": 1400, "height": 1000}).new_page()
             page.goto(f"{served.url}/recipe?tokens={options.tokens}")
-            page.get_by_text("Predicted KL").first.wait_for()
+            page.get_by_text("Predicted KL", exact=True).first.wait_for()
             page.wait_for_timeout(2000)
             visit_all(page, 1)
             rows = {"idle": measure(page, options.rounds)}
