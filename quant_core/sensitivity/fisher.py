@@ -59,6 +59,8 @@ class LayerScores:
     """Labels drawn at each token."""
     lost: tuple[int, ...] = ()
     """Tokens at which a unit's outputs are not finite; they are left out."""
+    resumed: bool = False
+    """Whether the sweep went on from where it had been stopped, so that ``sums`` saw only a part of the model."""
     rows: int = 0
     """Sequences that were read at a time, where memory ran out with more; else 0."""
 
@@ -152,6 +154,7 @@ class _Scoring:
         self._signal = torch.zeros(len(slots), dtype=wide, device=device)
         self._lost = torch.zeros(len(slots), dtype=torch.long, device=device)
         self._labels = 0
+        self._resumed = False
 
     def score(self, going: Pass, seed: int, precision: float, sums: StateSums | None) -> LayerScores:
         """Read the whole text, once or with fresh labels until the scores are known to ``precision``."""
@@ -178,7 +181,8 @@ class _Scoring:
         """Where the sweep is to go on from."""
         stand = self._halfway.read() if self._halfway is not None else None
         if stand is not None:
-            for own, kept in zip((self._fisher, self._noise, self._signal), stand[2:], strict=True):
+            self._resumed = True
+            for own, kept in zip(self._sums(), stand[2:], strict=True):
                 own.copy_(kept)
             self._scored = {row for row, slot in enumerate(self._slots) if slot.unit.block >= stand.blocks}
         return stand
@@ -195,7 +199,11 @@ class _Scoring:
             known = LayerScores(whole.output[rows], whole.fisher[rows], signal, self._labels)
             self._report(known, sequences, rows)
         if self._halfway is not None:
-            self._halfway.save(Stand(part.blocks, part.gradient, self._fisher, self._noise, self._signal))
+            self._halfway.save(Stand(part.blocks, part.gradient, *self._sums()))
+
+    def _sums(self) -> tuple[Tensor, ...]:
+        """What is added up, in the order of ``Stand``."""
+        return self._fisher, self._noise, self._signal, self._lost
 
     def _read(
         self, going: Pass, label: int, most: int, start: int, uniforms: Tensor, sums: StateSums | None
@@ -243,7 +251,7 @@ class _Scoring:
         ratio = self._noise.cpu() / signal.clamp(min=1e-30)[:, None]
         mean = tuple((signal / (sequences * self._tokens.ids.shape[1])).tolist())
         fisher = self._fisher[..., :sequences].cpu() if gradients else None
-        return LayerScores(ratio, fisher, mean, self._labels, tuple(self._lost.tolist()))
+        return LayerScores(ratio, fisher, mean, self._labels, tuple(self._lost.tolist()), self._resumed)
 
 
 def _mean_square(slopes: Tensor, sequences: int) -> Tensor:

@@ -36,6 +36,8 @@ class Stand(NamedTuple):
     """Sum of |dW x|^2, (units, formats)."""
     signal: Tensor
     """Sum of |W x|^2, (units,)."""
+    lost: Tensor
+    """Tokens at which a unit's outputs are not finite, (units,)."""
 
 
 class Halfway:

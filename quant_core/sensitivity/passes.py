@@ -294,26 +294,24 @@ class Pass:
         chunks = _slices(len(ids), self._chunk)
         entered: list[Tensor] = []
         calls = []
-        with torch.no_grad(), interruptible(self._context, self._loaded):
-            for chunk in chunks:
+        for chunk in chunks:
+            with self._forward():
                 states, called = blocks.enter(ids[chunk])
-                calls.append(called)
-                entered = entered or [store.new(states, len(ids))]
-                entered[0][chunk] = states
-            left = count if stand is None else stand.blocks
-            begun, whole = time.monotonic(), ""
-            for index in range(count if stand is None else left - 1):
-                if index == 1:
-                    readings = -(-len(self._tokens.ids) // self.rows)
-                    seconds = ((time.monotonic() - begun) * total + self._rounding) * readings
-                    whole = f", about {_duration(seconds)} in all"
-                self._context.progress(
-                    index / total, f"Reading the text: block {index + 1} of {count}{whole}"
-                )
-                entered.append(store.new(entered[-1], len(ids)))
-                with self._held(blocks, index):
-                    for chunk, called in zip(chunks, calls, strict=True):
-                        entered[-1][chunk] = blocks.step(index, entered[-2][chunk], called[index])
+            calls.append(called)
+            entered = entered or [store.new(states, len(ids))]
+            entered[0][chunk] = states
+        left = count if stand is None else stand.blocks
+        begun, whole = time.monotonic(), ""
+        for index in range(count if stand is None else left - 1):
+            if index == 1:
+                readings = -(-len(self._tokens.ids) // self.rows)
+                seconds = ((time.monotonic() - begun) * total + self._rounding) * readings
+                whole = f", about {_duration(seconds)} in all"
+            self._context.progress(index / total, f"Reading the text: block {index + 1} of {count}{whole}")
+            entered.append(store.new(entered[-1], len(ids)))
+            with self._forward(), self._held(blocks, index):
+                for chunk, called in zip(chunks, calls, strict=True):
+                    entered[-1][chunk] = blocks.step(index, entered[-2][chunk], called[index])
         if stand is None:
             states = entered.pop()
             gradient = torch.empty_like(states)
@@ -334,6 +332,12 @@ class Pass:
             for chunk in chunks:
                 self._enter(blocks, ids, chunk, gradient, found)
             yield Part(found, 1.0, 1.0)
+
+    @contextmanager
+    def _forward(self) -> Iterator[None]:
+        """A pass without gradients that ends soon after the job is cancelled."""
+        with torch.no_grad(), interruptible(self._context, self._loaded):
+            yield
 
     def _predicted(self) -> int:
         """Sequences whose logits, chances and gradient fit into memory at a time."""

@@ -83,10 +83,7 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
 
     gradients = request.score == "fisher"
     halfway = _halfway(context, sheet) if blockwise and not any(slot.unit.tied for slot in slots) else None
-    reason = ""
-    if gradients:
-        resumed = halfway is not None and halfway.read() is not None
-        reason = _RESUMED if resumed else too_large(slots, context.folder())
+    reason = too_large(slots, context.folder()) if gradients else ""
     sums = StateSums(slots, tokens.count, request.seed) if gradients and not reason else None
     scores = score_layers(
         context,
@@ -104,8 +101,8 @@ def run(context: Context, request: SensitivityRequest) -> ScoreTable:
     )
     halved = _HALVED.format(scores.rows) if scores.rows else ""
     lost = _lost(scores, slots, tokens.count)
-    if lost:
-        sums, reason = None, ""
+    if lost or scores.resumed:
+        sums, reason = None, "" if lost else _RESUMED
     table = sheet.table(
         _scores(scores, request.seed) | {"weight": weight or _weight_errors(context, slots, errors)},
         notes=tuple(filter(None, (lost, reason, halved, _unreached(scores, request)))),
