@@ -44,6 +44,10 @@ class RecipeError(QuantError):
     """A recipe file is malformed or belongs to another model."""
 
 
+class ExportError(QuantError):
+    """A model cannot be written for a runtime, or what was written cannot be read back."""
+
+
 class JobError(QuantError):
     """A job failed, was lost, or cannot be started."""
 

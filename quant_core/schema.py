@@ -568,6 +568,20 @@ class CatalogRequest:
     """List what the registries offer. Answer: ``Catalog``."""
 
 
+@dataclass(frozen=True)
+class ExportRequest:
+    """Write a quantized model for a runtime and read it back. Answer: ``Exported``."""
+
+    model: ModelRef
+    fingerprint: str
+    recipe: Recipe
+    runtime: str
+    """Name of the exporter."""
+    folder: str
+    """Absolute path of the folder to be made."""
+    roots: tuple[str, ...] = ()
+
+
 Request = (
     InspectRequest
     | SensitivityRequest
@@ -583,6 +597,7 @@ Request = (
     | LookRequest
     | DownloadRequest
     | CatalogRequest
+    | ExportRequest
 )
 
 
@@ -945,6 +960,47 @@ def load_event(data: Any) -> Event:
     return load(LossEvent, data) if "loss" in data else load(TokenEvent, data)
 
 
+@dataclass(frozen=True)
+class Problem:
+    """Why a runtime cannot take a recipe as it is, one sentence, and the weights it is about."""
+
+    reason: str
+    units: tuple[str, ...] = ()
+    """Empty for the recipe as a whole."""
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file that was written: its name in the folder, its size in bytes, and the SHA-256 of its content."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and what reading it back found."""
+
+    runtime: str
+    folder: str
+    files: tuple[ExportedFile, ...]
+    weights: int
+    """Quantized matrices that were read back."""
+    exact: int
+    """Of those, how many hold every value that was simulated, to the last bit of float32."""
+    error: float
+    """Largest relative error of a matrix, |W' - W| / |W|, W as simulated and W' as read; 0 if all are exact."""
+    seconds: float
+    notes: tuple[str, ...] = ()
+    """What to know of it, a sentence each."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
 Result = (
     Catalog
     | ModelInfo
@@ -959,6 +1015,7 @@ Result = (
     | Recommendation
     | HubModel
     | Downloaded
+    | Exported
 )
 
 

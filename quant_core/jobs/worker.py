@@ -41,6 +41,7 @@ JOBS: Functions = {
     "prove": "quant_core.evaluation.proof:prove",
     "evaluate": "quant_core.evaluation.quality:evaluate",
     "recommend": "quant_core.evaluation.recommend:recommend",
+    "export": "quant_core.export.run:export",
     "look": "quant_core.models.hub:look",
     "download": "quant_core.models.hub:download",
 }

@@ -27,7 +27,7 @@ from transformers.core_model_loading import (
 )
 
 from quant_core.errors import ModelError
-from quant_core.models.graph import build_graph
+from quant_core.models.graph import Graph, build_graph
 from quant_core.models.layers import Slot
 from quant_core.models.sources import Checkpoint
 from quant_core.models.stored import StoredTensors
@@ -72,12 +72,27 @@ def layout(
     model = _on_meta(checkpoint)
     graph = build_graph(model, checkpoint.bits)
     sources = _sources(model, tensors)
+    return graph.units, _located(graph, sources, tensors)
+
+
+def stored_names(model: PreTrainedModel, tensors: StoredTensors) -> dict[str, str]:
+    """The stored tensor of each of a model's parameters that is stored as one tensor, by the parameter's name."""
+    every = _sources(model, tensors)
+    return {name: lists[0][0] for name, lists in every.items() if [len(each) for each in lists] == [1]}
+
+
+def places(model: PreTrainedModel, graph: Graph, tensors: StoredTensors) -> dict[str, tuple[Place, ...]]:
+    """Where the files hold the units of a model that is loaded, as ``layout`` tells it of one that is not."""
+    return _located(graph, _sources(model, tensors), tensors)
+
+
+def _located(graph: Graph, sources: _Sources, tensors: StoredTensors) -> dict[str, tuple[Place, ...]]:
     found = {}
     for name, slot in graph.slots.items():
-        places = _places(slot, sources)
-        if places and _fits(slot.unit, places, tensors):
-            found[name] = places
-    return graph.units, found
+        held = _places(slot, sources)
+        if held and _fits(slot.unit, held, tensors):
+            found[name] = held
+    return found
 
 
 def _on_meta(checkpoint: Checkpoint) -> PreTrainedModel:

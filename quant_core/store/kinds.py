@@ -39,6 +39,7 @@ _ALL = (
     Kind("weights", schema.WeightsRequest, schema.WeightStatistics, False, "Weight statistics of {model}"),
     Kind("train", schema.TrainRequest, schema.Training, False, "Train {model}"),
     Kind("prove", schema.ProveRequest, schema.Proof, False, "Measure recipes on {model}"),
+    Kind("export", schema.ExportRequest, schema.Exported, False, "Export {model}"),
     Kind("evaluate", schema.EvaluateRequest, schema.Evaluation, False, "Measure a recipe on {model}"),
 )
 KINDS = {kind.name: kind for kind in _ALL}

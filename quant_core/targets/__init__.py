@@ -2,6 +2,7 @@
 
 from quant_core.targets import anything, bitsandbytes, compressed_tensors, gguf, gptq, mlx, torchao
 from quant_core.targets.base import TARGETS, Holds, Target
+from quant_core.targets.fit import problems
 from quant_core.targets.rules import check, find, held, refusal, shares, summary
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "gptq",
     "held",
     "mlx",
+    "problems",
     "refusal",
     "shares",
     "summary",

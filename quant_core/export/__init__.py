@@ -1,0 +1,9 @@
+"""Writing a model under a recipe for the runtimes people deploy on, one file a runtime.
+
+Importing it fills the registry.
+"""
+
+from quant_core.export import compressed_tensors
+from quant_core.export.base import EXPORTERS, Exporter
+
+__all__ = ["EXPORTERS", "Exporter", "compressed_tensors"]
