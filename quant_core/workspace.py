@@ -618,6 +618,22 @@ class Workspace:
         """The calibrated prediction of a recipe, with the ends that hold 95 of 100 measurements."""
         return learned.interval(calibration.parts(problem.build_problem(info, table, score), assignment))
 
+    # --- exports
+
+    def problems(self, info: ModelInfo, recipe: Recipe, runtime: str) -> tuple[schema.Problem, ...]:
+        """Why a runtime cannot hold a recipe; empty if it can."""
+        return targets.problems(targets.find(runtime), info, recipe)
+
+    def export_request(
+        self, info: ModelInfo, recipe: Recipe, runtime: str, folder: str
+    ) -> schema.ExportRequest:
+        """What the job that writes a recipe for a runtime is asked; an answer whose folder is gone is forgotten."""
+        roots = tuple(map(str, self._roots))
+        request = schema.ExportRequest(info.ref, info.fingerprint, recipe, runtime, folder, roots)
+        if self.result(request) is not None and not Path(folder).is_dir():
+            self._client.store.results.forget(request)
+        return request
+
     # --- recommendations
 
     def least_bytes(self, info: ModelInfo, forms: Sequence[str], embeddings: bool = False) -> float:

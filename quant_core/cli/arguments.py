@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quant_core.cli import commands, listing, measuring, runs, weights
+from quant_core.cli import commands, exporting, listing, measuring, runs, weights
 from quant_core.schema import ProveRequest
-from quant_core.targets import TARGETS
+from quant_core.targets import EXPORTS, TARGETS
 from quant_core.targets.hardware import machines
 from quant_core.workspace import DEFAULT_FORMATS
 
@@ -98,6 +98,13 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--out", type=Path, metavar="FILE", help="write the recipe with its measured figures here"
     )
+
+    export = add(
+        "export", exporting.export, "Write a quantized model for a runtime, and read it back.", model
+    )
+    export.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="recipe to write")
+    export.add_argument("--to", required=True, choices=EXPORTS, help="what is to read it")
+    export.add_argument("--out", required=True, metavar="DIR", help="folder to make")
 
     train = add(
         "train", commands.train, "Fine-tune quantized weights to stay near the original.", model, setup

@@ -65,5 +65,5 @@ def unpack_rows(words: Tensor, bits: int, columns: int) -> Tensor:
     """Undo ``pack_rows``: codes (rows, columns) as int64."""
     each = 32 // bits
     shifts = torch.arange(each, dtype=torch.int64) * bits
-    codes = (words.to(torch.int64)[:, :, None] >> shifts) & (2**bits - 1)
+    codes: Tensor = (words.to(torch.int64)[:, :, None] >> shifts) & (2**bits - 1)
     return codes.reshape(len(words), -1)[:, :columns]

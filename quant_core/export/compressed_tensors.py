@@ -1,9 +1,9 @@
 """compressed-tensors checkpoints, for vLLM, SGLang and transformers.
 
-The format of compressed-tensors 0.20, ``compressors/quantized_compressors/pack_quantized.py``: instead of ``weight`` a
-layer has ``weight_packed``, codes plus ``2^(bits - 1)`` in int32 words along the inputs; ``weight_scale`` (outputs, groups)
-in the dtype of the model; and ``weight_shape``. ``config.json`` names a config group for each format, with the exact names
-of its layers as targets, and the layers that stay as they are.
+The format of compressed-tensors 0.20, ``compressors/quantized_compressors/pack_quantized.py``: in place of ``weight`` a
+layer has ``weight_packed``, codes plus ``2^(bits - 1)`` in int32 words along the inputs; ``weight_scale`` (outputs,
+groups) in 16 bits; and ``weight_shape``. ``config.json`` names a config group for each format, with the exact names of
+its layers as targets, and the layers that stay as they are.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class CompressedTensors(SafetensorsExporter):
         for group in groups:
             bits = group["weights"]["num_bits"]
             for module in group["targets"]:
-                rows, columns = stored.get(f"{module}.weight_shape").tolist()
+                columns = int(stored.get(f"{module}.weight_shape")[1])
                 codes = unpack_rows(stored.get(f"{module}.weight_packed"), bits, columns) - 2 ** (bits - 1)
                 scales = stored.get(f"{module}.weight_scale").float()
                 size = group["weights"]["group_size"] or columns

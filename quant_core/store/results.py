@@ -69,6 +69,11 @@ class ResultTable:
         with self._database.transaction() as connection:
             connection.execute("UPDATE results SET used = ? WHERE key = ?", (time.time(), key))
 
+    def forget(self, request: Request) -> None:
+        """Remove the answer to ``request``, if there is one."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM results WHERE key = ?", (request_key(request),))
+
     def of_kind(self, kind: str, fingerprint: str | None = None) -> list[Result]:
         """All answers of a kind, of one model or of all, the last used first."""
         rows = self._database.query(

@@ -2,10 +2,11 @@
 
 from quant_core.targets import anything, bitsandbytes, compressed_tensors, gguf, gptq, mlx, torchao
 from quant_core.targets.base import TARGETS, Holds, Target
-from quant_core.targets.fit import problems
+from quant_core.targets.fit import EXPORTS, problems
 from quant_core.targets.rules import check, find, held, refusal, shares, summary
 
 __all__ = [
+    "EXPORTS",
     "TARGETS",
     "Holds",
     "Target",

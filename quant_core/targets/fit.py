@@ -9,6 +9,9 @@ from quant_core.schema import ORIGINAL, ModelInfo, Problem, Recipe
 from quant_core.targets.base import Target
 from quant_core.targets.rules import check, refusal, shares
 
+EXPORTS = ("compressed-tensors",)
+"""Targets that files can be written for (``quant_core.export`` has an exporter of each name; a test compares them)."""
+
 
 def problems(target: Target, info: ModelInfo, recipe: Recipe) -> tuple[Problem, ...]:
     """Why ``target`` cannot hold a recipe as it is; empty if it can.
