@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 import plotly.graph_objects as go
 import streamlit as st
 
+from quant_core.plots import figure_csv, figure_page
 from quant_core.plots.palette import Palette
 
 Mode = Literal["light", "dark"]
@@ -62,16 +65,42 @@ def brighten_selected() -> None:
 
 
 def chart(figure: go.Figure, key: str, alt: str, **options: Any) -> Any:
-    """Show a figure in full width; ``alt`` says in words what it shows; ``options`` go to
+    """Show a figure in full width, with a way to save it; ``alt`` says in words what it shows; ``options`` go to
     ``st.plotly_chart``.
     """
-    config = {**CONFIG, "toImageButtonOptions": {"format": "svg", "filename": f"quantlens-{key}"}}
-    return st.plotly_chart(
-        figure,
-        width="stretch",
-        theme=None,
-        key=key,
-        alt=alt,
-        config={**config, **options.pop("config", {})},
-        **options,
-    )
+    name = "quantlens-" + re.sub(r"\W+", "-", key).strip("-")
+    config = {**CONFIG, "toImageButtonOptions": {"format": "svg", "filename": name}}
+    figure.update_layout(paper_bgcolor=palette().background)  # a saved drawing is readable on any page
+    with st.container(key=f"chart-{key}", gap=None):
+        shown = st.plotly_chart(
+            figure,
+            width="stretch",
+            theme=None,
+            key=key,
+            alt=alt,
+            config={**config, **options.pop("config", {})},
+            **options,
+        )
+        if figure.data:
+            _save_menu(figure, key, name, alt)
+    return shown
+
+
+def _save_menu(figure: go.Figure, key: str, name: str, alt: str) -> None:
+    """The figure as files; they are made when they are asked for, since a page of its own takes 5 MB."""
+    colours = palette()
+    kinds: tuple[tuple[str, str, str, Callable[[], str], str], ...] = (
+        ("Numbers (CSV)", "csv", "text/csv", lambda: figure_csv(figure), "All numbers of the chart as a table."),
+        ("Page (HTML)", "html", "text/html", lambda: figure_page(figure, colours, alt),
+         "The chart as it is here, to zoom and point at, in one file of 5 MB that needs no network."),
+    )  # fmt: skip
+    with (
+        st.container(horizontal=True, horizontal_alignment="right"),
+        st.popover("Save", icon=":material/download:", type="tertiary", key=f"save-{key}"),
+    ):
+        for label, ending, kind, make, help_text in kinds:
+            st.download_button(
+                label, make, f"{name}.{ending}", kind, key=f"save-{ending}-{key}", on_click="ignore", help=help_text,
+                width="stretch",
+            )  # fmt: skip
+        st.caption("Drawing (SVG): the camera in the chart's upper right corner, or in the saved page.")

@@ -21,6 +21,7 @@ from quant_core.plots.palette import Palette
 from quant_core.plots.pareto import Front, Mark, draw_pareto_front, mark, pareto_front
 from quant_core.plots.profile import FormatProfile, draw_format_profile, format_profile
 from quant_core.plots.ranking import Ranking, draw_ranking, ranking
+from quant_core.plots.saving import FigureTable, figure_csv, figure_page, figure_table
 from quant_core.plots.sensitivity import (
     ScoreMap,
     draw_score_map,
@@ -41,6 +42,7 @@ from quant_core.plots.weights import (
 
 __all__ = [
     "SCORES",
+    "FigureTable",
     "FormatProfile",
     "Front",
     "KlComparison",
@@ -69,6 +71,9 @@ __all__ = [
     "draw_score_map",
     "draw_size_bars",
     "draw_weight_histogram",
+    "figure_csv",
+    "figure_page",
+    "figure_table",
     "format_map",
     "format_profile",
     "joined_losses",

@@ -22,6 +22,8 @@ TITLE_SIZE = 16
 INTERVAL = 1.96
 """Standard errors on each side of a 95 % interval."""
 
+KL_AXIS = "KL to the original (nats/token)"
+
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

@@ -9,7 +9,14 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 
 from quant_core.plots._common import add_legend, empty_figure, frame, hover, number, quantity
-from quant_core.plots.grid import CellGrid, add_cell_texts, add_overlay, block_grid, grid_height
+from quant_core.plots.grid import (
+    CellGrid,
+    add_cell_texts,
+    add_overlay,
+    block_grid,
+    exact_cells,
+    grid_height,
+)
 from quant_core.plots.palette import Palette, readable_on
 from quant_core.schema import ModelInfo
 
@@ -108,6 +115,7 @@ def draw_recipe_bands(
             hoverinfo="skip",
             xgap=1,
             ygap=1,
+            meta=exact_cells(data.grid, "Format", data.assigned),
         )
     )
     for (name, bits), colour in zip(forms.items(), colours, strict=True):

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from quant_core.plots._common import TICK_SIZE, axis, thinned
 from quant_core.plots.palette import Palette, readable_on
+from quant_core.plots.saving import cells_exactly
 from quant_core.schema import Unit
 
 OUTSIDE = "–"
@@ -33,6 +34,7 @@ class CellGrid(NamedTuple):
     columns: tuple[str, ...]
     units: tuple[tuple[str, ...], ...]
     row_title: str
+    """What rows are, for the saved table; the labels say it in the chart."""
     column_title: str
 
     def places(self) -> dict[str, tuple[int, int]]:
@@ -66,7 +68,7 @@ def block_grid(units: Sequence[Unit]) -> CellGrid:
         rows=tuple(rows),
         columns=tuple(OUTSIDE if block < 0 else str(block) for block in labels),
         units=tuple(tuple(by_place.get((role, block), "") for block in labels) for role in rows),
-        row_title="",
+        row_title="Role",
         column_title="Block",
     )
 
@@ -80,6 +82,11 @@ def _distinct_roles(units: Sequence[Unit]) -> dict[str, str]:
         seen[place] = seen.get(place, 0) + 1
         labels[unit.name] = unit.role if seen[place] == 1 else f"{unit.role} #{seen[place]}"
     return labels
+
+
+def exact_cells(grid: CellGrid, name: str, values: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """The ``meta`` of a heatmap whose cells stand for ``values``; ``name`` tells what they are, and their unit."""
+    return cells_exactly((grid.row_title, grid.rows), (grid.column_title, grid.columns), (name, values))
 
 
 def short_name(unit: Unit) -> str:
@@ -169,7 +176,7 @@ def add_overlay(
     )  # fmt: skip
     figure.update_layout(
         yaxis=axis(
-            palette, grid.row_title, lines=False, fixedrange=True, range=[len(grid.rows) - 0.5, -0.5],
+            palette, "", lines=False, fixedrange=True, range=[len(grid.rows) - 0.5, -0.5],
             tickvals=list(rows), ticktext=[grid.rows[index] for index in rows],
         )
     )  # fmt: skip

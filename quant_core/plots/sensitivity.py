@@ -21,7 +21,15 @@ from quant_core.plots._common import (
     positive_range,
     quantity,
 )
-from quant_core.plots.grid import CellGrid, add_cell_texts, add_overlay, block_grid, grid_height, short_name
+from quant_core.plots.grid import (
+    CellGrid,
+    add_cell_texts,
+    add_overlay,
+    block_grid,
+    exact_cells,
+    grid_height,
+    short_name,
+)
 from quant_core.plots.palette import Palette, at
 from quant_core.schema import Matrix, ModelInfo, ScoreName, ScoreTable
 
@@ -120,7 +128,7 @@ def format_map(model: ModelInfo, table: ScoreTable, score: ScoreName = "fisher")
         rows=tuple(short_name(unit) for unit in units),
         columns=short_formats(formats),
         units=tuple((unit.name,) * len(formats) for unit in units),
-        row_title="",
+        row_title="Layer",
         column_title="Format",
     )
     columns = [score_column(table, name, score) for name in formats]
@@ -147,6 +155,7 @@ def draw_score_map(data: ScoreMap, palette: Palette, selected: str = "") -> go.F
         return empty_figure(palette, data.title, "This score has not been computed for this format.")
     height = grid_height(len(data.grid.rows)) + 40
     figure = frame(palette, data.title, height, f"{SCORES[data.score].detail}, log colours")
+    named = data.grid._replace(columns=data.formats[0]) if data.grid.column_title == "Format" else data.grid
     low, high = math.log10(data.low), max(math.log10(data.high), math.log10(data.low) + 1e-6)
     logs = [
         [None if value is None else math.log10(max(value, data.low)) for value in row] for row in data.values
@@ -162,6 +171,7 @@ def draw_score_map(data: ScoreMap, palette: Palette, selected: str = "") -> go.F
             hoverinfo="skip",
             xgap=1,
             ygap=1,
+            meta=exact_cells(named, SCORES[data.score].axis, data.values),
         )
     )
     texts = [["" if value is None else compact(value) for value in row] for row in data.values]

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from quant_core.plots._common import add_legend, axis, empty_figure, frame, hover, number
 from quant_core.plots.palette import Palette, blend
+from quant_core.plots.saving import exactly
 from quant_core.schema import Histogram, LayerView
 
 CUT = 2.5
@@ -156,6 +157,7 @@ def _add_steps(figure: go.Figure, data: Bars, name: str, colour: str) -> None:
             mode="lines",
             line={"color": colour, "width": 2, "shape": "hv"},
             text=[*texts, texts[-1]],
+            meta=exactly({"Weight value": data.centres, "Weights (count)": data.counts}),
             hovertemplate="%{text}<extra>" + name + "</extra>",
         )
     )
@@ -173,6 +175,7 @@ def _add_grid(figure: go.Figure, data: WeightHistogram, palette: Palette) -> Non
             mode="lines",
             line={"color": palette.text, "width": 1, "dash": "dot" if top == 1.0 else "solid"},
             hoverinfo="skip",
+            meta=exactly({"Weight value": data.grid}),
         )
     )
     figure.update_layout(
