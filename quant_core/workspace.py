@@ -24,6 +24,7 @@ from quant_core.allocation import (
     calibration,
     choose,
     contenders,
+    fits,
     moves,
     needs,
     neighbours,
@@ -72,6 +73,7 @@ from quant_core.schema import (
     TokenEvent,
     Training,
     Unit,
+    Use,
     WeightsRequest,
     WeightStatistics,
 )
@@ -177,11 +179,20 @@ class Workspace:
 
     def assigned_bytes(self, info: ModelInfo, assignment: Mapping[str, str]) -> float:
         """What all the model's weights take under an assignment; units it does not name keep the original weights."""
-        bits = info.other_bits
+        return (info.other_bits + sum(self.assigned_bits(info, assignment).values())) / 8
+
+    def assigned_bits(self, info: ModelInfo, assignment: Mapping[str, str]) -> dict[str, int]:
+        """All bits that each unit takes under an assignment; units it does not name keep the original weights."""
+        found: dict[str, int] = {}
+        known: dict[tuple[int, int, int, str], int] = {}
         for unit in info.units:
             form = assignment.get(unit.name, schema.ORIGINAL)
-            bits += unit.parameters * unit.bits if form == schema.ORIGINAL else self.stored_bits(unit, form)
-        return bits / 8
+            alike = (unit.rows, unit.columns, unit.bits, form)
+            if alike not in known:
+                original = form == schema.ORIGINAL
+                known[alike] = unit.parameters * unit.bits if original else self.stored_bits(unit, form)
+            found[unit.name] = known[alike]
+        return found
 
     def rewritten(self, info: ModelInfo, transforms: Sequence[str]) -> ModelInfo:
         """The model as ``transforms`` leave it: some make a tied head a weight of its own."""
@@ -765,6 +776,10 @@ class Workspace:
     def machines(self) -> Mapping[str, Hardware]:
         """The hardware profiles that time is predicted for, by name."""
         return hardware.machines()
+
+    def fits(self, info: ModelInfo, weights: Mapping[str, float], use: Use) -> tuple[fits.Fit, ...]:
+        """How a model lies in each machine's memory, from the bytes of its weights at each precision."""
+        return fits.fits(info, weights, use, self.machines.values())
 
     def gguf_mix(self, info: ModelInfo, mix: str) -> dict[str, str]:
         """Full format names by unit as llama.cpp's ``mix`` (``q4_k_m``) has them; ``FormatError`` if it has no rule."""

@@ -587,6 +587,7 @@ FULL: dict[str, Draw] = {
     "measured": lambda p: plots.draw_kl_comparison(plots.kl_comparison([("this", SOLUTION, EVALUATION)]), p),
     "layer shares": lambda p: plots.draw_layer_shares(plots.layer_shares(INFO, MOVED), p),
     "losses": lambda p: plots.draw_loss_curve(plots.loss_curve([(1, 0.5), (2, 0.25)], 0.6, 0.2), p),
+    "diagram": lambda p: plots.draw_diagram(plots.diagram(INFO, plots.parameter_measure(INFO), [1]), p),
 }
 EMPTY: dict[str, Draw] = {
     "map": lambda p: plots.draw_score_map(plots.score_map(INFO, TABLE, "int5/g64/asym"), p),

@@ -52,7 +52,7 @@ def available(table: ScoreTable) -> list[ScoreName]:
 def controls(table: ScoreTable) -> tuple[str, ScoreName]:
     """Which format and which score of the table are shown."""
     place = st.container(horizontal=True, gap="medium", vertical_alignment="bottom")
-    form = _shown_format(table)
+    form = shown_format(table)
     labels = short_names(table.formats)
     labels |= {name: f"{labels[name]} (from the state)" for name in table.rescored}
     st.session_state["scores:format"] = form
@@ -74,7 +74,7 @@ def controls(table: ScoreTable) -> tuple[str, ScoreName]:
     return form, score
 
 
-def _shown_format(table: ScoreTable) -> str:
+def shown_format(table: ScoreTable) -> str:
     """The format that is open if the table has it, else one of its family, else one of the default's."""
     wanted = state.FORMAT.get()
     if wanted in table.formats:

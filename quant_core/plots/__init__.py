@@ -14,6 +14,17 @@ from quant_core.plots.agreement import (
 )
 from quant_core.plots.attribution import LayerShares, draw_layer_shares, layer_shares
 from quant_core.plots.bands import RecipeBands, draw_recipe_bands, recipe_bands
+from quant_core.plots.diagram import (
+    Diagram,
+    Measure,
+    bit_measure,
+    byte_measure,
+    diagram,
+    draw_diagram,
+    expert_ranges,
+    parameter_measure,
+    score_measure,
+)
 from quant_core.plots.grid import all_clicked, block_grid, clicked, short_name
 from quant_core.plots.losses import LossCurve, draw_loss_curve, joined_losses, loss_curve
 from quant_core.plots.measured import KlComparison, draw_kl_comparison, kl_comparison
@@ -42,6 +53,7 @@ from quant_core.plots.weights import (
 
 __all__ = [
     "SCORES",
+    "Diagram",
     "FigureTable",
     "FormatProfile",
     "Front",
@@ -49,6 +61,7 @@ __all__ = [
     "LayerShares",
     "LossCurve",
     "Mark",
+    "Measure",
     "Palette",
     "Ranking",
     "RecipeBands",
@@ -57,8 +70,12 @@ __all__ = [
     "SizeBars",
     "WeightHistogram",
     "all_clicked",
+    "bit_measure",
     "block_grid",
+    "byte_measure",
     "clicked",
+    "diagram",
+    "draw_diagram",
     "draw_error_histogram",
     "draw_format_profile",
     "draw_kl_comparison",
@@ -71,6 +88,7 @@ __all__ = [
     "draw_score_map",
     "draw_size_bars",
     "draw_weight_histogram",
+    "expert_ranges",
     "figure_csv",
     "figure_page",
     "figure_table",
@@ -83,6 +101,7 @@ __all__ = [
     "mark",
     "memory",
     "number",
+    "parameter_measure",
     "pareto_front",
     "quantity",
     "rank_correlation",
@@ -92,6 +111,7 @@ __all__ = [
     "score_agreement",
     "score_column",
     "score_map",
+    "score_measure",
     "short_formats",
     "short_name",
     "size_by",

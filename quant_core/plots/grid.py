@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from quant_core.plots._common import TICK_SIZE, axis, thinned
-from quant_core.plots.palette import Palette, readable_on
+from quant_core.plots.palette import Palette, at, readable_on
 from quant_core.plots.saving import cells_exactly
 from quant_core.schema import Unit
 
@@ -180,6 +180,41 @@ def add_overlay(
             tickvals=list(rows), ticktext=[grid.rows[index] for index in rows],
         )
     )  # fmt: skip
+
+
+def add_scale(
+    figure: go.Figure,
+    palette: Palette,
+    low: float,
+    high: float,
+    ticks: Sequence[float],
+    texts: Sequence[str],
+    room: int = 40,
+) -> None:
+    """The colours from ``low`` to ``high`` in a strip ``room`` pixels above the cells (Plotly's own bar moves the
+    title off the figure), with ``texts`` at ``ticks``.
+    """
+    inner = figure.layout.height - figure.layout.margin.t - 50
+    step = (high - low) / 64
+    figure.add_trace(
+        go.Heatmap(
+            z=[[low + step * (place + 0.5) for place in range(64)]],
+            x0=low + step / 2,
+            dx=step,
+            y=[0],
+            xaxis="x2",
+            yaxis="y2",
+            colorscale=[[place / 16, at(palette.sequential, place / 16)] for place in range(17)],
+            showscale=False,
+            hoverinfo="skip",
+        )
+    )
+    places = {"tickvals": list(ticks), "ticktext": list(texts), "tickangle": 0}
+    figure.update_layout(
+        yaxis_domain=[0, 1 - room / inner],
+        xaxis2=axis(palette, "", lines=False, fixedrange=True, range=[low, high], anchor="y2", **places),
+        yaxis2={"domain": [1 - 10 / inner, 1], "anchor": "x2", "visible": False, "fixedrange": True},
+    )
 
 
 def _outline(figure: go.Figure, row: int, column: int, palette: Palette) -> None:

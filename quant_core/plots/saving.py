@@ -97,6 +97,7 @@ def figure_page(figure: go.Figure, palette: Palette, alt: str) -> str:
         config={
             "displaylogo": False,
             "displayModeBar": True,
+            "modeBarButtons": [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]],
             "responsive": True,
             "toImageButtonOptions": {"format": "svg", "filename": "quantlens"},
         },

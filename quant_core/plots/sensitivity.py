@@ -12,7 +12,6 @@ import plotly.graph_objects as go
 from quant_core.plots._common import (
     INTERVAL,
     SCORES,
-    axis,
     compact,
     empty_figure,
     frame,
@@ -25,6 +24,7 @@ from quant_core.plots.grid import (
     CellGrid,
     add_cell_texts,
     add_overlay,
+    add_scale,
     block_grid,
     exact_cells,
     grid_height,
@@ -209,27 +209,6 @@ def _hovers(data: ScoreMap) -> dict[tuple[int, int], str]:
 
 
 def _add_scale(figure: go.Figure, data: ScoreMap, palette: Palette) -> None:
-    """The colours and their values in a strip above the cells (Plotly's own bar moves the title off the figure)."""
     low, high = math.log10(data.low), max(math.log10(data.high), math.log10(data.low) + 1e-6)
     values, texts = log_ticks(data.low, data.high, 5)
-    inner = figure.layout.height - figure.layout.margin.t - 50
-    step = (high - low) / 64
-    figure.add_trace(
-        go.Heatmap(
-            z=[[low + step * (place + 0.5) for place in range(64)]],
-            x0=low + step / 2,
-            dx=step,
-            y=[0],
-            xaxis="x2",
-            yaxis="y2",
-            colorscale=[[place / 16, at(palette.sequential, place / 16)] for place in range(17)],
-            showscale=False,
-            hoverinfo="skip",
-        )
-    )
-    ticks = {"tickvals": [math.log10(value) for value in values], "ticktext": texts, "tickangle": 0}
-    figure.update_layout(
-        yaxis_domain=[0, 1 - 40 / inner],
-        xaxis2=axis(palette, "", lines=False, fixedrange=True, range=[low, high], anchor="y2", **ticks),
-        yaxis2={"domain": [1 - 10 / inner, 1], "anchor": "x2", "visible": False, "fixedrange": True},
-    )
+    add_scale(figure, palette, low, high, [math.log10(value) for value in values], texts)
