@@ -55,15 +55,16 @@ def architecture(info: ModelInfo) -> None:
     data = plots.diagram(info, measure, opened, EXPERTS.get())
     key = f"architecture:{st.session_state.setdefault(_TURN, 0)}"
     alt = f"{measure.title} of {info.title}, {measure.detail}: {_told(data)}"
+    figure = plots.draw_diagram(data, theme.palette(), state.UNIT.get())
     with st.container(key="cells-architecture"):
         theme.chart(
-            plots.draw_diagram(data, theme.palette(), state.UNIT.get()), key, alt,
+            figure, key, alt,
             on_select=lambda: _clicked(key, ranges), selection_mode="points",
         )  # fmt: skip
     st.caption(source)
     _chosen(info, opened)
     with st.expander("The same as a table", icon=":material/table:"):
-        table = plots.figure_table(plots.draw_diagram(data, theme.palette()))
+        table = plots.figure_table(figure)
         st.dataframe(
             pd.DataFrame(table.rows, columns=list(table.columns)), hide_index=True, height=300,
             alt=f"{measure.title} of every part",

@@ -70,7 +70,7 @@ def chart(figure: go.Figure, key: str, alt: str, **options: Any) -> Any:
     """
     name = "quantlens-" + re.sub(r"\W+", "-", key).strip("-")
     config = {**CONFIG, "toImageButtonOptions": {"format": "svg", "filename": name}}
-    figure.update_layout(paper_bgcolor=palette().background)  # a saved drawing is readable on any page
+    figure.layout.paper_bgcolor = palette().background  # a saved drawing is readable on any page
     with st.container(key=f"chart-{key}", gap=None):
         shown = st.plotly_chart(
             figure,
