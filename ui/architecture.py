@@ -42,6 +42,7 @@ def architecture(info: ModelInfo) -> None:
         st.segmented_control(
             "Number",
             required=True,
+            wrap=True,
             format_func=OVERLAYS.__getitem__,
             help=HELP,
             **OVERLAY.choice(list(OVERLAYS)),

@@ -303,7 +303,23 @@ def draw_diagram(data: Diagram, palette: Palette, selected: str = "") -> go.Figu
     pixels = next(size for most, size in _ROWS if len(data.rows) <= most)
     subtitle = f"{measure.unit}, {measure.detail}" + ("" if measure.ends else ", log colours")
     room = 62 if data.columns else 40
-    figure = frame(palette, measure.title, 64 + room + 24 + pixels * len(data.rows), subtitle, bargap=0)
+    figure = frame(
+        palette, measure.title, 64 + room + 24 + pixels * len(data.rows), subtitle, bargap=0,
+        uniformtext={"mode": "hide", "minsize": 9},
+        clickmode="event+select",
+        hovermode="closest",
+        dragmode="pan",
+        xaxis=axis(
+            palette, "", lines=False, fixedrange=True, range=[0, 1], side="top", tickangle=0,
+            tickvals=[(place + 0.5) / len(data.columns) for place in range(len(data.columns))],
+            ticktext=[column.removesuffix("_proj") for column in data.columns],
+        ),
+        yaxis=axis(
+            palette, "Block", lines=False, fixedrange=True, range=[len(data.rows) - 0.5, -0.5],
+            tickvals=[place for place, label in enumerate(data.rows) if label],
+            ticktext=[label for label in data.rows if label],
+        ),
+    )  # fmt: skip
     fills = [
         palette.grid if cell.value is None else _colour(data, palette, cell.value) for cell in data.cells
     ]
@@ -336,22 +352,6 @@ def draw_diagram(data: Diagram, palette: Palette, selected: str = "") -> go.Figu
             meta=_numbers(data),
         )
     )
-    figure.update_layout(
-        uniformtext={"mode": "hide", "minsize": 9},
-        clickmode="event+select",
-        hovermode="closest",
-        dragmode="pan",
-        xaxis=axis(
-            palette, "", lines=False, fixedrange=True, range=[0, 1], side="top", tickangle=0,
-            tickvals=[(place + 0.5) / len(data.columns) for place in range(len(data.columns))],
-            ticktext=[column.removesuffix("_proj") for column in data.columns],
-        ),
-        yaxis=axis(
-            palette, "Block", lines=False, fixedrange=True, range=[len(data.rows) - 0.5, -0.5],
-            tickvals=[place for place, label in enumerate(data.rows) if label],
-            ticktext=[label for label in data.rows if label],
-        ),
-    )  # fmt: skip
     _add_colours(figure, data, palette, room)
     return figure
 
