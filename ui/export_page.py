@@ -90,7 +90,7 @@ def downloads(info: ModelInfo, recipe: Recipe) -> None:
     )
     if preview.open:
         with preview:
-            st.code(texts["yaml"], language="yaml", height=420)
+            st.code(texts["yaml"], language=None, height=420)
 
 
 def file_name(info: ModelInfo, recipe: Recipe) -> str:
@@ -105,15 +105,15 @@ def commands(info: ModelInfo, recipe: Recipe) -> None:
     file = f"{file_name(info, recipe)}.json"
     table = scores.table(info)
     if table is not None and recipe.budget is not None and _is_solved(info, table, recipe):
-        st.code(recipe_command(info, table, recipe, file), language="bash", wrap_lines=True)
+        st.code(recipe_command(info, table, recipe, file), language=None, wrap_lines=True)
         if not table.text_label.startswith("bundled"):
             st.caption(f"The scores are from {table.text_label}: add `--text FILE` with that text.")
     else:
         st.caption(
             "No budget alone leads to this recipe, as formats were chosen by hand: start from its file."
         )
-    st.code(evaluate_command(info, file), language="bash", wrap_lines=True)
-    st.code(generate_command(info, file), language="bash", wrap_lines=True)
+    st.code(evaluate_command(info, file), language=None, wrap_lines=True)
+    st.code(generate_command(info, file), language=None, wrap_lines=True)
 
 
 def _is_solved(info: ModelInfo, table: ScoreTable, recipe: Recipe) -> bool:
