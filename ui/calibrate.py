@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
+from quant_core.contrast import main_score
 from quant_core.schema import ModelInfo, ProveRequest, ScoreTable, Solution
-from ui import recipe_draft as drafts
 from ui import setup, words
 from ui.jobs import guarded, latest, request_result, submit, workspace
 from ui.recipe_budget import table_key
@@ -20,7 +20,7 @@ def figure(info: ModelInfo, table: ScoreTable, solution: Solution) -> Figure | N
     proof = workspace().result(request)
     if proof is None:
         return None
-    score = drafts.table_score(table)
+    score = main_score(table)
     calibration = guarded(lambda: workspace().calibrated(info, table, request, score))
     if calibration is None:
         return None
@@ -68,4 +68,4 @@ def _request(info: ModelInfo, table: ScoreTable) -> ProveRequest:
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _recipes(key: str, _info: ModelInfo, _table: ScoreTable) -> tuple[dict[str, str], ...]:
-    return workspace().calibration_recipes(_info, _table, drafts.table_score(_table))
+    return workspace().calibration_recipes(_info, _table, main_score(_table))

@@ -8,6 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from quant_core.allocation.solver import InfeasibleBudget
+from quant_core.contrast import main_score
 from quant_core.errors import QuantError
 from quant_core.plots.pareto import Mark, draw_pareto_front, mark, pareto_front
 from quant_core.schema import (
@@ -54,12 +55,12 @@ def table_key(table: ScoreTable) -> str:
     """What tells tables apart for things that are computed from one and then kept."""
     key = f"{table.fingerprint} {table.text_hash} {table.tokens} {table.seed} {table.formats} {len(table.units)}"
     key += f" {table.rescored}"
-    return f"{key} {drafts.table_score(table)}"
+    return f"{key} {main_score(table)}"
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _uniform(key: str, _target: str, _info: ModelInfo, _table: ScoreTable) -> dict[str, Solution]:
-    score, desk = drafts.table_score(_table), workspace()
+    score, desk = main_score(_table), workspace()
     held = desk.held(_target, _info, _table.units, _table.formats)
     found = {name: desk.price(_info, _table, dict.fromkeys(_table.units, name), score)
              for name in held or _table.formats}  # fmt: skip
@@ -71,7 +72,7 @@ def _front(
     key: str, pins: tuple[tuple[str, str], ...], _asked: Terms, _info: ModelInfo, _table: ScoreTable
 ) -> tuple[tuple[ParetoPoint, ...], str]:
     try:
-        return workspace().curve(_info, _table, dict(pins), drafts.table_score(_table), terms=_asked)
+        return workspace().curve(_info, _table, dict(pins), main_score(_table), terms=_asked)
     except QuantError:
         return (), ""  # nothing can meet the terms; the page says why
 

@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 import streamlit as st
 
 from quant_core import schema
+from quant_core.contrast import main_score
 from quant_core.errors import QuantError
 from quant_core.schema import (
     Budget,
@@ -23,7 +24,6 @@ from quant_core.schema import (
     Evaluation,
     ModelInfo,
     Recipe,
-    ScoreName,
     ScoreTable,
     Solution,
     Terms,
@@ -98,7 +98,7 @@ def ensure(info: ModelInfo, table: ScoreTable) -> Draft:
     known = {*table.formats, schema.ORIGINAL}
     pins = {unit: name for unit, name in pins.items() if unit in table.units and name in known}
     budget = BUDGET.get()
-    solution = workspace().solve(info, table, budget, pins, table_score(table), terms=asked)
+    solution = workspace().solve(info, table, budget, pins, main_score(table), terms=asked)
     draft = Draft(info.fingerprint, dict(solution.assignment), budget, pins, terms=asked)
     st.session_state[_DRAFT] = draft
     return draft
@@ -115,11 +115,6 @@ def standing(info: ModelInfo, table: ScoreTable) -> Draft | None:
     """The draft as it stands: the last recipe that fitted while the budget asks for the impossible."""
     draft = current(info)
     return draft if draft is not None and _fits(draft, table) else None
-
-
-def table_score(table: ScoreTable) -> ScoreName:
-    """The score that predicts KL in this table: Fisher's, or the measured one where that is all there is."""
-    return "fisher" if table.fisher else "measured"
 
 
 def _loaded(info: ModelInfo, table: ScoreTable, recipe_id: str) -> Draft:
@@ -150,12 +145,12 @@ def from_recipe(info: ModelInfo, table: ScoreTable, recipe: Recipe) -> Draft:
         QuantError: The recipe uses formats that this table has no scores for.
     """
     assignment = {unit: recipe.units[unit].format for unit in table.units if unit in recipe.units}
-    solution = workspace().price(info, table, assignment, table_score(table))
+    solution = workspace().price(info, table, assignment, main_score(table))
     budget = recipe.budget or Budget("bits", round(solution.average_bits, 4))
     pins = {unit: name for unit, name in recipe.pins.items() if assignment.get(unit) == name}
     asked = terms.bare(recipe.terms)
     try:
-        solved = workspace().solve(info, table, budget, pins, table_score(table), terms=asked).assignment
+        solved = workspace().solve(info, table, budget, pins, main_score(table), terms=asked).assignment
     except QuantError:
         solved = {}
     edited = dict(solved) != dict(solution.assignment)
@@ -173,7 +168,7 @@ def move_budget(info: ModelInfo, table: ScoreTable, budget: Budget, final: bool 
     BUDGET.set(budget)
     pins, asked = draft.pins if draft else {}, terms.current(info)
     try:
-        solution = workspace().solve(info, table, budget, pins, table_score(table), terms=asked)
+        solution = workspace().solve(info, table, budget, pins, main_score(table), terms=asked)
     except QuantError:
         return
     after = Draft(info.fingerprint, dict(solution.assignment), budget, pins, terms=asked)
@@ -282,7 +277,7 @@ def return_to(draft: Draft) -> None:
 
 def priced(info: ModelInfo, table: ScoreTable, draft: Draft) -> Solution:
     """Size and predicted KL of a draft."""
-    return workspace().price(info, table, draft.assignment, table_score(table))
+    return workspace().price(info, table, draft.assignment, main_score(table))
 
 
 def measure_request(info: ModelInfo, assignment: Mapping[str, str]) -> EvaluateRequest:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from quant_core.contrast import main_score
 from quant_core.errors import QuantError
 from quant_core.plots.bands import draw_recipe_bands, recipe_bands
 from quant_core.plots.grid import all_clicked
@@ -48,7 +49,7 @@ def uniform_bits(info: ModelInfo, table: ScoreTable) -> dict[str, float]:
 
 def layer_scores(table: ScoreTable, assignment: Mapping[str, str]) -> dict[str, float]:
     """Predicted KL of each unit in its format, in nats a token."""
-    matrix = table.scores(drafts.table_score(table))
+    matrix = table.scores(main_score(table))
     column = {name: index for index, name in enumerate(table.formats)}
     return {
         unit: max(matrix[row][column[assignment[unit]]], 0.0) if assignment[unit] in column else 0.0
@@ -182,7 +183,7 @@ def _trades(info: ModelInfo, table: ScoreTable, draft: Draft, unit: str) -> None
             unit,
             draft.budget,
             draft.pins,
-            drafts.table_score(table),
+            main_score(table),
             draft.terms,
         )
     except QuantError:
@@ -208,7 +209,7 @@ def _trades(info: ModelInfo, table: ScoreTable, draft: Draft, unit: str) -> None
 
 
 def _with_cost(table: ScoreTable, units: Sequence[str]) -> Callable[[str], str]:
-    matrix = table.scores(drafts.table_score(table))
+    matrix = table.scores(main_score(table))
     rows = [table.units.index(unit) for unit in units]
     short = short_names(table.formats)
 

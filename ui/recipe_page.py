@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from quant_core.allocation.additivity import additivity
+from quant_core.contrast import main_score
 from quant_core.errors import QuantError
 from quant_core.plots.pareto import Mark, mark
 from quant_core.schema import Evaluation, ModelInfo, ScoreName, ScoreTable, Setup, Solution, digest
@@ -79,7 +80,7 @@ def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: reci
     drafts.keep_current(info, table)
     _actions(info, table, draft, measured)
     calibrate.progress(info, table)
-    _measure(info, draft, solution, measured, drafts.table_score(table))
+    _measure(info, draft, solution, measured, main_score(table))
     proved = proof.panel(info, table, draft)
     left, right = st.columns([5, 6], gap="medium")
     with left:
