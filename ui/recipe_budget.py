@@ -136,7 +136,7 @@ def slider(place: DeltaGenerator, info: ModelInfo, table: ScoreTable, marks: Lan
     with place:
         live_slider(
             "Budget", low, high, min(max(_value(budget), low), high), step, "bits" if budget.kind == "bits" else "MB",
-            "budget:slider", lambda move: drafts.move_budget(info, table, _budget(move.value), move.final),
+            "budget:slider", lambda move: drafts.move_budget(info, table, _budget(move.value), move.drag),
         )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from ui.jobs import workspace
 from ui.widgets import say
 
 _DRAFT, _UNDO, _REDO, _SAVED = "draft:now", "draft:undo", "draft:redo", "draft:saved"
-_DRAG = "draft:drag"
+_DRAG, _OVER = "draft:drag", "draft:over"
 _LIMIT = 100
 
 
@@ -157,13 +157,16 @@ def from_recipe(info: ModelInfo, table: ScoreTable, recipe: Recipe) -> Draft:
     return Draft(info.fingerprint, dict(solution.assignment), budget, pins, edited, asked)
 
 
-def move_budget(info: ModelInfo, table: ScoreTable, budget: Budget, final: bool = True) -> None:
+def move_budget(info: ModelInfo, table: ScoreTable, budget: Budget, drag: int = 0) -> None:
     """Solve for another budget, pins kept; an impossible one leaves the draft and is told by ``ensure``.
 
-    Moves that are not ``final`` belong to one drag, which is one step for undo.
+    Moves of one ``drag`` (0 for none) are one step for undo. The last of them may come in after the step was taken
+    back, and must not bring it back.
     """
-    dragging = bool(st.session_state.get(_DRAG))
-    st.session_state[_DRAG] = not final
+    if drag and drag == st.session_state.get(_OVER):
+        return
+    dragging = bool(drag) and drag == st.session_state.get(_DRAG)
+    st.session_state[_DRAG] = drag
     draft = current(info)
     BUDGET.set(budget)
     pins, asked = draft.pins if draft else {}, terms.current(info)
@@ -256,6 +259,7 @@ def redo(info: ModelInfo, table: ScoreTable) -> None:
 
 def _step(info: ModelInfo, table: ScoreTable, source: str, target: str) -> None:
     steps: list[Draft] = st.session_state.get(source, [])
+    st.session_state[_OVER] = st.session_state.get(_DRAG, 0)
     now = current(info)
     if not steps or now is None:
         return
