@@ -14,6 +14,7 @@ from quant_core.plots.agreement import (
 )
 from quant_core.plots.attribution import LayerShares, draw_layer_shares, layer_shares
 from quant_core.plots.bands import RecipeBands, draw_recipe_bands, recipe_bands
+from quant_core.plots.fold import Fold, fold
 from quant_core.plots.grid import all_clicked, block_grid, clicked, short_name
 from quant_core.plots.losses import LossCurve, draw_loss_curve, joined_losses, loss_curve
 from quant_core.plots.measured import KlComparison, draw_kl_comparison, kl_comparison
@@ -21,6 +22,7 @@ from quant_core.plots.palette import Palette
 from quant_core.plots.pareto import Front, Mark, draw_pareto_front, mark, pareto_front
 from quant_core.plots.profile import FormatProfile, draw_format_profile, format_profile
 from quant_core.plots.ranking import Ranking, draw_ranking, ranking
+from quant_core.plots.reach import bits_to_reach, needs, needs_text, reach_map
 from quant_core.plots.sensitivity import (
     ScoreMap,
     draw_score_map,
@@ -41,6 +43,7 @@ from quant_core.plots.weights import (
 
 __all__ = [
     "SCORES",
+    "Fold",
     "FormatProfile",
     "Front",
     "KlComparison",
@@ -55,6 +58,7 @@ __all__ = [
     "SizeBars",
     "WeightHistogram",
     "all_clicked",
+    "bits_to_reach",
     "block_grid",
     "clicked",
     "draw_error_histogram",
@@ -69,6 +73,7 @@ __all__ = [
     "draw_score_map",
     "draw_size_bars",
     "draw_weight_histogram",
+    "fold",
     "format_map",
     "format_profile",
     "joined_losses",
@@ -77,12 +82,15 @@ __all__ = [
     "loss_curve",
     "mark",
     "memory",
+    "needs",
+    "needs_text",
     "number",
     "pareto_front",
     "quantity",
     "rank_correlation",
     "rank_text",
     "ranking",
+    "reach_map",
     "recipe_bands",
     "score_agreement",
     "score_column",

@@ -18,6 +18,11 @@ from quant_core.schema import Unit
 OUTSIDE = "–"
 """Label of the column that holds what lies outside the blocks."""
 
+EXPERT = "expert beside others"
+"""The kind of units that lie side by side within one block."""
+MOST_ROWS = 60
+"""Of more rows a map is no longer read."""
+
 MANY_POINTS = 1000
 """From here on the overlay is drawn by WebGL."""
 
@@ -58,6 +63,7 @@ def block_grid(units: Sequence[Unit]) -> CellGrid:
     blocks = sorted({unit.block for unit in units if unit.block >= 0})
     outside = any(unit.block < 0 for unit in units)
     labels = ([-1] if outside else []) + blocks
+    title = "Expert" if any(unit.kind == EXPERT for unit in units) else "Block"
     roles = _distinct_roles(units)
     inside = dict.fromkeys(roles[unit.name] for unit in units if unit.block >= 0)
     rows = dict.fromkeys([*(roles[unit.name] for unit in units if unit.block < 0), *inside])
@@ -67,8 +73,13 @@ def block_grid(units: Sequence[Unit]) -> CellGrid:
         columns=tuple(OUTSIDE if block < 0 else str(block) for block in labels),
         units=tuple(tuple(by_place.get((role, block), "") for block in labels) for role in rows),
         row_title="",
-        column_title="Block",
+        column_title=title,
     )
+
+
+def block_rows(units: Sequence[Unit]) -> int:
+    """How many rows ``block_grid`` gives units."""
+    return len(set(_distinct_roles(units).values()))
 
 
 def _distinct_roles(units: Sequence[Unit]) -> dict[str, str]:
