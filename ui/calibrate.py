@@ -8,7 +8,7 @@ from quant_core.contrast import main_score
 from quant_core.schema import ModelInfo, ProveRequest, ScoreTable, Solution
 from ui import setup, words
 from ui.jobs import guarded, latest, request_result, submit, workspace
-from ui.recipe_budget import table_key
+from ui.scores import table_key
 from ui.widgets import Figure
 
 LABEL = "Calibrate the prediction"

@@ -16,7 +16,7 @@ from ui import recipe_draft as drafts
 from ui import setup, state, words
 from ui.format_names import format_name, short_names
 from ui.jobs import latest, request_result, start_button, workspace
-from ui.recipe_budget import table_key
+from ui.scores import table_key
 from ui.widgets import notes
 
 _PANEL = "proof:panel"

@@ -27,6 +27,7 @@ from ui import recipe_references, recipe_terms, terms, theme, words
 from ui.format_names import format_name, short_names
 from ui.jobs import workspace
 from ui.live_slider import live_slider
+from ui.scores import table_key
 from ui.widgets import Figure, figures, say
 
 _EXACT, _KIND, _PRESET = "budget:exact", "budget:kind", "budget:preset"
@@ -49,13 +50,6 @@ def landmarks(info: ModelInfo, table: ScoreTable, pins: dict[str, str]) -> Landm
     uniform = _uniform(f"{key} {asked.target}", asked.target, info, table)
     front, ends = _front(f"{key} {asked}", tuple(sorted(pins.items())), asked, info, table)
     return Landmarks(uniform, front, ends)
-
-
-def table_key(table: ScoreTable) -> str:
-    """What tells tables apart for things that are computed from one and then kept."""
-    key = f"{table.fingerprint} {table.text_hash} {table.tokens} {table.seed} {table.formats} {len(table.units)}"
-    key += f" {table.rescored}"
-    return f"{key} {main_score(table)}"
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)

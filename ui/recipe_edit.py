@@ -13,17 +13,17 @@ import streamlit as st
 
 from quant_core.contrast import main_score
 from quant_core.errors import QuantError
-from quant_core.plots.bands import draw_recipe_bands, recipe_bands
-from quant_core.plots.grid import all_clicked
+from quant_core.plots import Fold, where
+from quant_core.plots.bands import RecipeBands, draw_recipe_bands, recipe_bands
 from quant_core.plots.sizes import stored_bits
 from quant_core.recipes import MIXES
 from quant_core.schema import ORIGINAL, Limits, ModelInfo, ScoreTable
-from ui import added_formats, recipe_terms, terms, theme, words
+from ui import added_formats, recipe_terms, selection, terms, theme, words
 from ui import recipe_draft as drafts
 from ui.format_names import format_name, method_name, short_names
 from ui.jobs import workspace
 from ui.recipe_draft import Draft
-from ui.score_view import MANY_FORMATS
+from ui.score_view import MANY_FORMATS, MANY_LAYERS
 
 _BANDS, _CHOSEN, _TABLE, _PATTERN = "bands", "edit:chosen", "edit:table", "edit:pattern"
 _PIN = "edit:pin"
@@ -59,11 +59,11 @@ def layer_scores(table: ScoreTable, assignment: Mapping[str, str]) -> dict[str, 
 
 def bands(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
     """Block by role, coloured by format; a click chooses a layer for the editor below."""
-    chosen = _chosen(table)
-    data = recipe_bands(
-        info, draft.assignment, stored_bits(info, table, draft.assignment), draft.pins,
-        layer_scores(table, draft.assignment),
-    )  # fmt: skip
+    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
+        several = selection.switch("bands")
+        drawn = selection.folded(info, table, "bands")
+    chosen = drawn.drawn(selection.selected(info, table))
+    data = drawn_bands(info, table, drawn, draft)
     mix = ", ".join(f"{list(draft.assignment.values()).count(name)} in {name}" for name in data.formats)
     bits = uniform_bits(info, table)
     if len({name.partition("@")[0] for name in bits}) > MANY_COLOURS:
@@ -73,23 +73,26 @@ def bands(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
     titles = short_names(tuple(data.forms)) | {method: method_name(method) for method in data.methods}
     figure = draw_recipe_bands(data, theme.palette(), chosen, titles)
     figure.update_layout(uirevision="bands")
+    take = selection.taker(info, drawn, _BANDS)
+
+    def clicked() -> None:
+        if several or not selection.open_block(info, drawn, _BANDS):
+            take()
+
     theme.chart(
-        figure, _BANDS, f"Format of every layer, by block and role: {mix}.", on_select=_take_click,
-        selection_mode=("points", "box"),
+        figure, _BANDS, f"Format of every layer, by block and role: {mix}.", on_select=clicked,
+        **selection.box(figure, several),
     )  # fmt: skip
 
 
-def _take_click() -> None:
-    names = all_clicked(st.session_state.get(_BANDS))
-    if names:
-        st.session_state[_CHOSEN] = list(names)
-
-
-def _chosen(table: ScoreTable) -> list[str]:
-    known = set(table.units)
-    chosen = [name for name in st.session_state.get(_CHOSEN, []) if name in known]
-    st.session_state[_CHOSEN] = chosen
-    return chosen
+def drawn_bands(info: ModelInfo, table: ScoreTable, drawn: Fold, draft: Draft) -> RecipeBands:
+    """A recipe's formats on the map that is drawn; a cell of several experts shows the format of most."""
+    assignment, mixed = drawn.most(draft.assignment)
+    bits = drawn.sums(stored_bits(info, table, draft.assignment))
+    return recipe_bands(
+        drawn.model, assignment, {name: int(value) for name, value in bits.items()}, drawn.drawn(draft.pins),
+        drawn.sums(layer_scores(table, draft.assignment)), mixed,
+    )  # fmt: skip
 
 
 def editor(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
@@ -137,13 +140,9 @@ def _pin_toggle() -> None:
 
 def _edit_chosen(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
     names = choices(table)
-    chosen = st.multiselect(
-        "Layers", list(table.units), key=_CHOSEN, format_func=short_unit,
-        placeholder="Click cells above, or choose layers here",
-        help="Clicking a cell above chooses its layer; this list is the same choice by keyboard.",
-    )  # fmt: skip
+    chosen = _chosen(info, table)
     if not chosen:
-        st.caption("Click a cell above to change its format.")
+        st.caption("Click a cell above to change its format, or draw a box over several.")
         return
     formats = {draft.assignment[unit] for unit in chosen}
     st.session_state["edit:format"] = formats.pop() if len(formats) == 1 else None
@@ -171,6 +170,25 @@ def _edit_chosen(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
         _pin_toggle()
     if len(chosen) == 1 and chosen[0] not in draft.pins:
         _trades(info, table, draft, chosen[0])
+
+
+def _chosen(info: ModelInfo, table: ScoreTable) -> list[str]:
+    """The layers to edit, chosen above or here: by name, as long as a list of all is short from a list."""
+    if len(table.units) > MANY_LAYERS:
+        selection.by_name(info, table)
+        chosen = selection.selected(info, table)
+        if chosen:
+            known = set(chosen)
+            units = [unit for unit in info.units if unit.name in known]
+            st.caption(f"{len(chosen):,} layers: {where(units)}.")
+        return chosen
+    st.session_state[_CHOSEN] = selection.selected(info, table)
+    return st.multiselect(
+        "Layers", list(table.units), key=_CHOSEN, format_func=short_unit,
+        on_change=lambda: selection.select(info, st.session_state[_CHOSEN]),
+        placeholder="Click cells above, or choose layers here",
+        help="Clicking a cell above chooses its layer; this list is the same choice by keyboard.",
+    )  # fmt: skip
 
 
 def _trades(info: ModelInfo, table: ScoreTable, draft: Draft, unit: str) -> None:

@@ -4,7 +4,7 @@
 titled figure with a sentence. Nothing here knows torch or the browser framework.
 """
 
-from quant_core.plots._common import SCORES, number, quantity
+from quant_core.plots._common import INTERVAL, SCORES, number, quantity
 from quant_core.plots.agreement import (
     ScoreAgreement,
     draw_score_agreement,
@@ -22,7 +22,7 @@ from quant_core.plots.palette import Palette
 from quant_core.plots.pareto import Front, Mark, draw_pareto_front, mark, pareto_front
 from quant_core.plots.profile import FormatProfile, draw_format_profile, format_profile
 from quant_core.plots.ranking import Ranking, draw_ranking, ranking
-from quant_core.plots.reach import bits_to_reach, needs, needs_text, reach_map
+from quant_core.plots.reach import bits_to_reach, needs, needs_text, reach_map, where
 from quant_core.plots.sensitivity import (
     ScoreMap,
     draw_score_map,
@@ -42,6 +42,7 @@ from quant_core.plots.weights import (
 )
 
 __all__ = [
+    "INTERVAL",
     "SCORES",
     "Fold",
     "FormatProfile",
@@ -103,4 +104,5 @@ __all__ = [
     "stored_bits",
     "tied_with",
     "weight_histogram",
+    "where",
 ]
