@@ -25,6 +25,7 @@ from quant_core.schema import (
     ModelInfo,
     Recipe,
     ScoreTable,
+    Setup,
     Solution,
     Terms,
 )
@@ -284,11 +285,15 @@ def priced(info: ModelInfo, table: ScoreTable, draft: Draft) -> Solution:
     return workspace().price(info, table, draft.assignment, main_score(table))
 
 
-def measure_request(info: ModelInfo, assignment: Mapping[str, str]) -> EvaluateRequest:
-    """The measurement of an assignment on the bundled evaluation text."""
+def measure_request(
+    info: ModelInfo, assignment: Mapping[str, str], under: Setup | None = None
+) -> EvaluateRequest:
+    """The measurement of an assignment on the bundled evaluation text, under the chosen setup or another."""
     changed = {unit: name for unit, name in assignment.items() if name != "original"}
     roots = workspace().inspect_request(info.ref).roots
-    return EvaluateRequest(info.ref, info.fingerprint, changed, setup=setup.current(info), roots=roots)
+    return EvaluateRequest(
+        info.ref, info.fingerprint, changed, setup=under or setup.current(info), roots=roots
+    )
 
 
 def measured(info: ModelInfo, assignment: Mapping[str, str]) -> Evaluation | None:

@@ -5,7 +5,7 @@ pins.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -63,14 +63,7 @@ def bands(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
         several = selection.switch("bands")
         drawn = selection.folded(info, table, "bands")
     chosen = drawn.drawn(selection.selected(info, table))
-    data = drawn_bands(info, table, drawn, draft)
-    mix = ", ".join(f"{list(draft.assignment.values()).count(name)} in {name}" for name in data.formats)
-    bits = uniform_bits(info, table)
-    if len({name.partition("@")[0] for name in bits}) > MANY_COLOURS:
-        bits = {name: value for name, value in bits.items() if name in data.formats}
-    # All formats, not only those in use: each keeps its colour, and the chart its height, when the budget moves.
-    data = data._replace(formats=tuple(bits), bits=tuple(bits.values()))
-    titles = short_names(tuple(data.forms)) | {method: method_name(method) for method in data.methods}
+    data, titles = drawn_bands(info, table, drawn, draft.assignment, draft.pins)
     figure = draw_recipe_bands(data, theme.palette(), chosen, titles)
     figure.update_layout(uirevision="bands")
     take = selection.taker(info, drawn, _BANDS)
@@ -80,19 +73,43 @@ def bands(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
             take()
 
     theme.chart(
-        figure, _BANDS, f"Format of every layer, by block and role: {mix}.", on_select=clicked,
+        figure, _BANDS, f"Format of every layer, by block and role: {mix_text(draft.assignment)}.", on_select=clicked,
         **selection.box(figure, several),
     )  # fmt: skip
 
 
-def drawn_bands(info: ModelInfo, table: ScoreTable, drawn: Fold, draft: Draft) -> RecipeBands:
-    """A recipe's formats on the map that is drawn; a cell of several experts shows the format of most."""
-    assignment, mixed = drawn.most(draft.assignment)
-    bits = drawn.sums(stored_bits(info, table, draft.assignment))
-    return recipe_bands(
-        drawn.model, assignment, {name: int(value) for name, value in bits.items()}, drawn.drawn(draft.pins),
-        drawn.sums(layer_scores(table, draft.assignment)), mixed,
+def mix_text(assignment: Mapping[str, str]) -> str:
+    """How many layers have which format: ``41 in int4/g64/asym, 15 in int8/g64/asym``."""
+    return ", ".join(f"{count:,} in {name}" for name, count in Counter(assignment.values()).most_common())
+
+
+def drawn_bands(
+    info: ModelInfo,
+    table: ScoreTable,
+    drawn: Fold,
+    assignment: Mapping[str, str],
+    pins: Iterable[str] = (),
+    others: Iterable[str] = (),
+) -> tuple[RecipeBands, dict[str, str]]:
+    """A recipe's formats on the map that is drawn, and what they are called; a cell of several experts shows the
+    format of most.
+
+    All formats have a key, not only those in use (and ``others``): each keeps its colour, and the chart its height,
+    when the budget moves.
+    """
+    most, mixed = drawn.most(assignment)
+    bits = drawn.sums(stored_bits(info, table, assignment))
+    data = recipe_bands(
+        drawn.model, most, {name: int(value) for name, value in bits.items()}, drawn.drawn(pins),
+        drawn.sums(layer_scores(table, assignment)), mixed,
     )  # fmt: skip
+    keys = uniform_bits(info, table)
+    if len({name.partition("@")[0] for name in keys}) > MANY_COLOURS:
+        used = {*data.formats, *others}
+        keys = {name: value for name, value in keys.items() if name in used}
+    data = data._replace(formats=tuple(keys), bits=tuple(keys.values()))
+    titles = short_names(tuple(data.forms)) | {method: method_name(method) for method in data.methods}
+    return data, titles
 
 
 def editor(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:

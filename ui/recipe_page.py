@@ -15,6 +15,7 @@ from ui import (
     proof,
     recipe_budget,
     recipe_edit,
+    recipe_pair,
     recipe_terms,
     score_form,
     scores,
@@ -89,6 +90,7 @@ def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: reci
     with right:
         recipe_edit.bands(info, table, draft)
     recipe_edit.editor(info, table, draft)
+    recipe_pair.panel(info, table, draft, solution, measured)
 
 
 def _score_name(table: ScoreTable) -> str:

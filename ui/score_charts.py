@@ -143,7 +143,7 @@ def _bits_map(info: ModelInfo, table: ScoreTable, data: plots.Fold, score: Score
     )  # fmt: skip
     st.session_state["scores:careful"] = CAREFUL.get() == "yes"
     right.toggle(
-        "To the interval's upper end", key="scores:careful",
+        "Upper end of 95 %", key="scores:careful",
         on_change=lambda: CAREFUL.set("yes" if st.session_state["scores:careful"] else "no"),
         help="On: the upper end of a score's 95 % interval has to stay below. Off: the score itself.",
     )  # fmt: skip
