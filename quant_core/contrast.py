@@ -55,7 +55,8 @@ def contrast(first: ScoreTable, second: ScoreTable, moves: int = 5) -> Contrast:
         second: Another.
         moves: How many of the units that moved most to name.
     """
-    units = [unit for unit in first.units if unit in set(second.units)]
+    shared = set(second.units)
+    units = [unit for unit in first.units if unit in shared]
     formats = [form for form in first.formats if form in second.formats]
     agreements = []
     found: dict[str, Move] = {}

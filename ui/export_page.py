@@ -158,7 +158,8 @@ def recipe_command(info: ModelInfo, table: ScoreTable, recipe: Recipe, file: str
         options.append(("--precision", f"{table.precision:g}"))
     if table.seed:
         options.append(("--seed", str(table.seed)))
-    if any(not unit.decided for unit in info.units if unit.name in set(table.units)):
+    scored = set(table.units)
+    if any(not unit.decided for unit in info.units if unit.name in scored):
         options.append(("--include", "embeddings"))
     options += [("--transform", text) for text in recipe.setup.transforms]
     options += [

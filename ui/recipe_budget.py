@@ -165,8 +165,10 @@ def _short(budget: Budget) -> str:
 def _change_kind(info: ModelInfo, table: ScoreTable) -> None:
     """Say the same budget in the other unit."""
     kind = st.session_state[_KIND]
-    weights = sum(unit.parameters for unit in info.units if unit.name in set(table.units))
-    fixed = info.original_bits - sum(u.parameters * u.bits for u in info.units if u.name in set(table.units))
+    scored = set(table.units)
+    decided = [unit for unit in info.units if unit.name in scored]
+    weights = sum(unit.parameters for unit in decided)
+    fixed = info.original_bits - sum(unit.parameters * unit.bits for unit in decided)
     value = drafts.BUDGET.get().value
     if kind != drafts.BUDGET.get().kind:
         changed = (value * weights + fixed) / 8 if kind == "bytes" else (value * 8 - fixed) / weights

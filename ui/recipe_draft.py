@@ -97,7 +97,8 @@ def ensure(info: ModelInfo, table: ScoreTable) -> Draft:
             return draft
         pins = draft.pins
     known = {*table.formats, schema.ORIGINAL}
-    pins = {unit: name for unit, name in pins.items() if unit in table.units and name in known}
+    units = set(table.units)
+    pins = {unit: name for unit, name in pins.items() if unit in units and name in known}
     budget = BUDGET.get()
     solution = workspace().solve(info, table, budget, pins, main_score(table), terms=asked)
     draft = Draft(info.fingerprint, dict(solution.assignment), budget, pins, terms=asked)

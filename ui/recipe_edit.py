@@ -39,7 +39,8 @@ def choices(table: ScoreTable) -> list[str]:
 
 def uniform_bits(info: ModelInfo, table: ScoreTable) -> dict[str, float]:
     """Average stored bits a weight of each format in ``choices``, if every decided layer has it."""
-    decided = [unit for unit in info.units if unit.name in set(table.units)]
+    scored = set(table.units)
+    decided = [unit for unit in info.units if unit.name in scored]
     weights = sum(unit.parameters for unit in decided)
     found = {ORIGINAL: sum(unit.parameters * unit.bits for unit in decided) / weights}
     for column, name in enumerate(table.formats):
@@ -245,7 +246,8 @@ def _trades(info: ModelInfo, table: ScoreTable, draft: Draft, unit: str) -> None
 
 def _with_cost(table: ScoreTable, units: Sequence[str]) -> Callable[[str], str]:
     matrix = table.scores(main_score(table))
-    rows = [table.units.index(unit) for unit in units]
+    place = {unit: row for row, unit in enumerate(table.units)}
+    rows = [place[unit] for unit in units]
     short = short_names(table.formats)
 
     def text(name: str) -> str:

@@ -27,6 +27,10 @@ state.MODELS_OWN.append(HELD)
 _FILE, _FAILURE, _STORED = "pair:file", "pair:failure", "pair:stored"
 
 
+FEW = 100
+"""Up to so many layers both maps are drawn at once; of more they wait to be opened, to keep the slider quick."""
+
+
 class Side(NamedTuple):
     """One of the two recipes."""
 
@@ -210,8 +214,8 @@ def _figures(info: ModelInfo, table: ScoreTable, first: Side, second: Side, foun
             if corrected
             else ""
         )
-        + "The interval of a predicted difference takes a layer's scores in two formats as independent and adds up over "
-        f"layers: it is wider than need be. KL predicted on {table.tokens:,} tokens of {table.text_label}, "
+        + "The interval of a predicted difference takes a layer's scores in two formats as independent and adds up "
+        f"over layers: it is wider than need be. KL predicted on {table.tokens:,} tokens of {table.text_label}, "
         "measured on text apart from it."
     )
 
@@ -281,6 +285,17 @@ def _bands(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, first: Side,
     """Both recipes on the map, one above the other, with an outline around what differs."""
     if first.solution is None:
         return
+    box = st.expander(
+        "Both on the map", icon=":material/grid_on:", key="pair:bands", on_change="rerun",
+        expanded=len(table.units) <= FEW,
+    )  # fmt: skip
+    if not box.open:
+        return
+    with box:
+        _both(info, table, draft, first, found)
+
+
+def _both(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, first: Side, found: Changes) -> None:
     drawn = selection.folded(info, table, "pair")
     marked = drawn.drawn(_units(found))
     used = {*first.assignment.values(), *draft.assignment.values()}

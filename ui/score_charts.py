@@ -81,10 +81,10 @@ def _open_cell(info: ModelInfo, data: plots.Fold, key: str) -> None:
         open_clicked(key)
 
 
-def _marked(info: ModelInfo, data: plots.Fold) -> tuple[str, ...]:
+def _marked(info: ModelInfo, table: ScoreTable, data: plots.Fold) -> tuple[str, ...]:
     """The cells with an outline: of the selected layers, or of the one that is open."""
     if selection.DRAG.get() == "select":
-        return data.drawn(selection.selected(info, data.table))
+        return data.drawn(selection.selected(info, table))
     return data.drawn([state.UNIT.get()])
 
 
@@ -124,7 +124,7 @@ def _map(info: ModelInfo, table: ScoreTable, form: str, score: ScoreName) -> Non
     if SHOW.get() == "bits":
         _bits_map(info, table, data, score)
     else:
-        _score_map(info, data, form, score)
+        _score_map(info, table, data, form, score)
 
 
 def _bits_map(info: ModelInfo, table: ScoreTable, data: plots.Fold, score: ScoreName) -> None:
@@ -154,11 +154,11 @@ def _bits_map(info: ModelInfo, table: ScoreTable, data: plots.Fold, score: Score
     cells = plots.reach_map(data, found, {unit.name: unit.parameters for unit in info.units})
     titles = short_names(tuple(cells.forms)) | {ORIGINAL: "keep original"}
     title = f"Bits to reach {plots.number(REACH.get())} nats/token"
-    figure = plots.draw_recipe_bands(cells, theme.palette(), _marked(info, data), titles, title)
+    figure = plots.draw_recipe_bands(cells, theme.palette(), _marked(info, table, data), titles, title)
     _cells(figure, data, info, "map", f"{title}, by block and role. {sentence.replace('**', '')}")
 
 
-def _score_map(info: ModelInfo, drawn: plots.Fold, form: str, score: ScoreName) -> None:
+def _score_map(info: ModelInfo, table: ScoreTable, drawn: plots.Fold, form: str, score: ScoreName) -> None:
     st.session_state["scores:scale"] = SCALE.get() == "common"
     st.toggle(
         "Same colours for every format", key="scores:scale",
@@ -168,7 +168,7 @@ def _score_map(info: ModelInfo, drawn: plots.Fold, form: str, score: ScoreName) 
     data = plots.score_map(drawn.model, drawn.table, form, score, SCALE.get() == "common")
     what = "cells of experts added up" if drawn.closed else "layers"
     alt = f"{data.title} of {len(drawn.table.units)} {what}, by block and role, from {data.low:.2g} to {data.high:.2g}."
-    _cells(plots.draw_score_map(data, theme.palette(), _marked(info, drawn)), drawn, info, "map", alt)
+    _cells(plots.draw_score_map(data, theme.palette(), _marked(info, table, drawn)), drawn, info, "map", alt)
     if drawn.closed:
         st.caption("A cell is the sum over its block's experts, for errors that are shares their mean.")
 

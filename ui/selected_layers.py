@@ -47,7 +47,8 @@ def sums(
     """How many layers and weights are selected, and what they cost and take in a format."""
     names = {unit.name for unit in units}
     weights = sum(unit.parameters for unit in units)
-    everything = sum(unit.parameters for unit in info.units if unit.name in set(table.units))
+    scored = set(table.units)
+    everything = sum(unit.parameters for unit in info.units if unit.name in scored)
     items = [
         Figure("Layers", f"{len(units):,}", f"Selected, of {len(table.units):,} that are scored."),
         Figure("Parameters", words.count(weights), "Weights of the selected layers.",

@@ -167,9 +167,8 @@ def add_overlay(
         )
     )
     wanted = set(selected)
-    for row, column in cells:
-        if grid.units[row][column] in wanted:
-            _outline(figure, row, column, palette)
+    outlined = [cell for cell in cells if grid.units[cell[0]][cell[1]] in wanted]
+    figure.update_layout(shapes=[shape for cell in outlined for shape in _outline(*cell, palette)])
     figure.update_layout(clickmode="event+select", hovermode="closest", hoverdistance=-1, dragmode="pan")
     columns, rows = thinned(len(grid.columns), 12), thinned(len(grid.rows), 80)
     figure.update_layout(
@@ -186,14 +185,11 @@ def add_overlay(
     )  # fmt: skip
 
 
-def _outline(figure: go.Figure, row: int, column: int, palette: Palette) -> None:
+def _outline(row: int, column: int, palette: Palette) -> list[dict[str, Any]]:
     """A frame around a cell that shows on any colour: the text's colour outside, the background's inside."""
-    for inset, colour, width in ((0.0, palette.text, 4.0), (0.0, palette.background, 1.5)):
-        figure.add_shape(
-            type="rect",
-            x0=column - 0.5 + inset, x1=column + 0.5 - inset, y0=row - 0.5 + inset, y1=row + 0.5 - inset,
-            line={"color": colour, "width": width},
-        )  # fmt: skip
+    place = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
+    lines = ((palette.text, 4.0), (palette.background, 1.5))
+    return [{"type": "rect", **place, "line": {"color": colour, "width": width}} for colour, width in lines]
 
 
 def clicked(selection: Mapping[str, Any] | None) -> tuple[str, ...]:
