@@ -246,7 +246,7 @@ def test_format_map_runs_from_few_bits_to_many(small: ModelInfo, table: ScoreTab
 def test_overlay_covers_every_unit_once_and_outlines_the_selected(
     small: ModelInfo, table: ScoreTable
 ) -> None:
-    figure = plots.draw_score_map(plots.score_map(small, table, "int4/g64/asym"), LIGHT, selected=C)
+    figure = plots.draw_score_map(plots.score_map(small, table, "int4/g64/asym"), LIGHT, selected=(C,))
     overlay = next(trace for trace in figure.data if trace.customdata is not None)
     assert sorted(row[0] for row in overlay.customdata) == sorted((A, B, C, HEAD))
     assert {row[1] for row in overlay.customdata} == {"int4/g64/asym"}
@@ -563,7 +563,7 @@ VIEW = made_results.layer_view()
 Draw = Callable[[plots.Palette], Any]
 MOVED = Attribution((*TABLE.units[:2], "not of this model"), (0.15, 0.3, 0.05), 0.7, 9, 1.0)
 FULL: dict[str, Draw] = {
-    "map": lambda p: plots.draw_score_map(plots.score_map(INFO, TABLE, FORM), p, TABLE.units[0]),
+    "map": lambda p: plots.draw_score_map(plots.score_map(INFO, TABLE, FORM), p, TABLE.units[:1]),
     "formats": lambda p: plots.draw_score_map(plots.format_map(INFO, TABLE), p),
     "ranking": lambda p: plots.draw_ranking(plots.ranking(INFO, TABLE, FORM), p, TABLE.units[0]),
     "profile": lambda p: plots.draw_format_profile(plots.format_profile(INFO, TABLE, TABLE.units[0]), p),

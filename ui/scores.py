@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from quant_core.contrast import main_score
 from quant_core.errors import QuantError
 from quant_core.schema import (
     CALIBRATION,
@@ -64,6 +65,12 @@ def table_id(table: ScoreTable) -> str:
         table.precision,
     ]
     return digest([*asked, *table.transforms])[:8]
+
+
+def table_key(table: ScoreTable) -> str:
+    """What tells tables apart for things that are computed from one and then kept."""
+    key = f"{table.fingerprint} {table.text_hash} {table.tokens} {table.seed} {table.formats} {len(table.units)}"
+    return f"{key} {table.rescored} {main_score(table)} {len(table.fisher)} {table.labels}"
 
 
 def table(info: ModelInfo) -> ScoreTable | None:

@@ -155,6 +155,8 @@ CONTEXT = integer_param("context", "the context length", 2048, 1, 100_000_000)
 RECIPE = text_param("recipe", "the recipe", pattern=r"[\w-]{0,64}")
 TRAINED = text_param("trained", "the training", pattern=r"[0-9a-f]{0,64}")
 """Key of the training whose weights are in use."""
+MODELS_OWN: list[Param[Any]] = [UNIT, RECIPE, TRAINED]
+"""What is forgotten when another model is opened."""
 
 
 def sync(page: str) -> None:
@@ -208,5 +210,5 @@ def open_model(ref: ModelRef) -> None:
     REVISION.set(ref.revision)
     DTYPE.set(ref.dtype)
     DEVICE.set(ref.device)
-    for param in (UNIT, RECIPE, TRAINED):
-        param.set("")
+    for param in MODELS_OWN:
+        param.set(param.default)

@@ -4,7 +4,7 @@
 titled figure with a sentence. Nothing here knows torch or the browser framework.
 """
 
-from quant_core.plots._common import SCORES, number, quantity
+from quant_core.plots._common import INTERVAL, SCORES, number, quantity
 from quant_core.plots.agreement import (
     ScoreAgreement,
     draw_score_agreement,
@@ -25,6 +25,7 @@ from quant_core.plots.diagram import (
     parameter_measure,
     score_measure,
 )
+from quant_core.plots.fold import Fold, fold
 from quant_core.plots.grid import all_clicked, block_grid, clicked, short_name
 from quant_core.plots.losses import LossCurve, draw_loss_curve, joined_losses, loss_curve
 from quant_core.plots.measured import KlComparison, draw_kl_comparison, kl_comparison
@@ -32,6 +33,7 @@ from quant_core.plots.palette import Palette
 from quant_core.plots.pareto import Front, Mark, draw_pareto_front, mark, pareto_front
 from quant_core.plots.profile import FormatProfile, draw_format_profile, format_profile
 from quant_core.plots.ranking import Ranking, draw_ranking, ranking
+from quant_core.plots.reach import bits_to_reach, needs, needs_text, reach_map, where
 from quant_core.plots.saving import FigureTable, figure_csv, figure_page, figure_table
 from quant_core.plots.sensitivity import (
     ScoreMap,
@@ -52,9 +54,11 @@ from quant_core.plots.weights import (
 )
 
 __all__ = [
+    "INTERVAL",
     "SCORES",
     "Diagram",
     "FigureTable",
+    "Fold",
     "FormatProfile",
     "Front",
     "KlComparison",
@@ -71,6 +75,7 @@ __all__ = [
     "WeightHistogram",
     "all_clicked",
     "bit_measure",
+    "bits_to_reach",
     "block_grid",
     "byte_measure",
     "clicked",
@@ -92,6 +97,7 @@ __all__ = [
     "figure_csv",
     "figure_page",
     "figure_table",
+    "fold",
     "format_map",
     "format_profile",
     "joined_losses",
@@ -100,6 +106,8 @@ __all__ = [
     "loss_curve",
     "mark",
     "memory",
+    "needs",
+    "needs_text",
     "number",
     "parameter_measure",
     "pareto_front",
@@ -107,6 +115,7 @@ __all__ = [
     "rank_correlation",
     "rank_text",
     "ranking",
+    "reach_map",
     "recipe_bands",
     "score_agreement",
     "score_column",
@@ -120,4 +129,5 @@ __all__ = [
     "stored_bits",
     "tied_with",
     "weight_histogram",
+    "where",
 ]

@@ -19,6 +19,11 @@ from quant_core.schema import Unit
 OUTSIDE = "–"
 """Label of the column that holds what lies outside the blocks."""
 
+EXPERT = "expert beside others"
+"""The kind of units that lie side by side within one block."""
+MOST_ROWS = 60
+"""Of more rows a map is no longer read."""
+
 MANY_POINTS = 1000
 """From here on the overlay is drawn by WebGL."""
 
@@ -60,6 +65,7 @@ def block_grid(units: Sequence[Unit]) -> CellGrid:
     blocks = sorted({unit.block for unit in units if unit.block >= 0})
     outside = any(unit.block < 0 for unit in units)
     labels = ([-1] if outside else []) + blocks
+    title = "Expert" if any(unit.kind == EXPERT for unit in units) else "Block"
     roles = _distinct_roles(units)
     inside = dict.fromkeys(roles[unit.name] for unit in units if unit.block >= 0)
     rows = dict.fromkeys([*(roles[unit.name] for unit in units if unit.block < 0), *inside])
@@ -69,8 +75,13 @@ def block_grid(units: Sequence[Unit]) -> CellGrid:
         columns=tuple(OUTSIDE if block < 0 else str(block) for block in labels),
         units=tuple(tuple(by_place.get((role, block), "") for block in labels) for role in rows),
         row_title="Role",
-        column_title="Block",
+        column_title=title,
     )
+
+
+def block_rows(units: Sequence[Unit]) -> int:
+    """How many rows ``block_grid`` gives units."""
+    return len(set(_distinct_roles(units).values()))
 
 
 def _distinct_roles(units: Sequence[Unit]) -> dict[str, str]:
@@ -163,9 +174,8 @@ def add_overlay(
         )
     )
     wanted = set(selected)
-    for row, column in cells:
-        if grid.units[row][column] in wanted:
-            _outline(figure, row, column, palette)
+    outlined = [cell for cell in cells if grid.units[cell[0]][cell[1]] in wanted]
+    figure.update_layout(shapes=[shape for cell in outlined for shape in _outline(*cell, palette)])
     figure.update_layout(clickmode="event+select", hovermode="closest", hoverdistance=-1, dragmode="pan")
     columns, rows = thinned(len(grid.columns), 12), thinned(len(grid.rows), 80)
     figure.update_layout(
@@ -217,14 +227,11 @@ def add_scale(
     )
 
 
-def _outline(figure: go.Figure, row: int, column: int, palette: Palette) -> None:
+def _outline(row: int, column: int, palette: Palette) -> list[dict[str, Any]]:
     """A frame around a cell that shows on any colour: the text's colour outside, the background's inside."""
-    for inset, colour, width in ((0.0, palette.text, 4.0), (0.0, palette.background, 1.5)):
-        figure.add_shape(
-            type="rect",
-            x0=column - 0.5 + inset, x1=column + 0.5 - inset, y0=row - 0.5 + inset, y1=row + 0.5 - inset,
-            line={"color": colour, "width": width},
-        )  # fmt: skip
+    place = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
+    lines = ((palette.text, 4.0), (palette.background, 1.5))
+    return [{"type": "rect", **place, "line": {"color": colour, "width": width}} for colour, width in lines]
 
 
 def clicked(selection: Mapping[str, Any] | None) -> tuple[str, ...]:

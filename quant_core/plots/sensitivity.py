@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Collection
 from typing import NamedTuple
 
 import plotly.graph_objects as go
@@ -146,8 +147,8 @@ def format_map(model: ModelInfo, table: ScoreTable, score: ScoreName = "fisher")
     )
 
 
-def draw_score_map(data: ScoreMap, palette: Palette, selected: str = "") -> go.Figure:
-    """The cells coloured by the score's logarithm; clicks return ``[unit, format]``.
+def draw_score_map(data: ScoreMap, palette: Palette, selected: Collection[str] = ()) -> go.Figure:
+    """The cells coloured by the score's logarithm; clicks and boxes return ``[unit, format]``.
 
     Values at or below zero (measured noise) take the lowest colour and keep their number in the hover text.
     """
@@ -180,7 +181,7 @@ def draw_score_map(data: ScoreMap, palette: Palette, selected: str = "") -> go.F
         for row in logs
     ]
     add_cell_texts(figure, data.grid, texts, fills)
-    add_overlay(figure, data.grid, _hovers(data), palette, (selected,), _cell_formats(data))
+    add_overlay(figure, data.grid, _hovers(data), palette, selected, _cell_formats(data))
     _add_scale(figure, data, palette)
     return figure
 
