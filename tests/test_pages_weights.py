@@ -12,7 +12,7 @@ from quant_core.schema import LayerRequest, ModelInfo, replace
 from quant_core.store import Store
 from tests import made_results
 from tests.served_pages import open_page
-from ui.layers import BINS
+from ui.weight_view import BINS
 
 FIRST = "model.layers.0.self_attn.q_proj.weight"
 
@@ -93,7 +93,7 @@ def test_steps_go_round(info: ModelInfo) -> None:
 def test_the_original_is_exact_and_padding_is_said(info: ModelInfo, tmp_path: Path) -> None:
     store = Store(tmp_path)
     view = replace(made_results.layer_view(), padded=3072, sqnr_db=None, grid=())
-    store.results.put(LayerRequest(info.ref, info.fingerprint, FIRST, "int4/g128/asym", BINS), view)
+    store.results.put(LayerRequest(info.ref, info.fingerprint, (FIRST,), ("int4/g128/asym",), BINS), view)
     store.close()
     app = page(format="int4/g128/asym")
     assert metrics(app)["SQNR"] == "exact"

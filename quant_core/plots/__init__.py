@@ -14,6 +14,13 @@ from quant_core.plots.agreement import (
 )
 from quant_core.plots.attribution import LayerShares, draw_layer_shares, layer_shares
 from quant_core.plots.bands import RecipeBands, draw_recipe_bands, recipe_bands
+from quant_core.plots.channels import (
+    channel_strip,
+    draw_channel_strip,
+    draw_input_histogram,
+    input_strip,
+    reach_text,
+)
 from quant_core.plots.grid import all_clicked, block_grid, clicked, short_name
 from quant_core.plots.losses import LossCurve, draw_loss_curve, joined_losses, loss_curve
 from quant_core.plots.measured import KlComparison, draw_kl_comparison, kl_comparison
@@ -32,8 +39,16 @@ from quant_core.plots.sensitivity import (
 )
 from quant_core.plots.sizes import SizeBars, draw_size_bars, memory, size_by, size_by_format, stored_bits
 from quant_core.plots.ties import tied_with
+from quant_core.plots.weight_map import (
+    Rectangle,
+    boxed,
+    clicked_cell,
+    draw_weight_map,
+    weight_map,
+)
 from quant_core.plots.weights import (
     WeightHistogram,
+    bars,
     draw_error_histogram,
     draw_weight_histogram,
     weight_histogram,
@@ -50,15 +65,22 @@ __all__ = [
     "Palette",
     "Ranking",
     "RecipeBands",
+    "Rectangle",
     "ScoreAgreement",
     "ScoreMap",
     "SizeBars",
     "WeightHistogram",
     "all_clicked",
+    "bars",
     "block_grid",
+    "boxed",
+    "channel_strip",
     "clicked",
+    "clicked_cell",
+    "draw_channel_strip",
     "draw_error_histogram",
     "draw_format_profile",
+    "draw_input_histogram",
     "draw_kl_comparison",
     "draw_layer_shares",
     "draw_loss_curve",
@@ -69,8 +91,10 @@ __all__ = [
     "draw_score_map",
     "draw_size_bars",
     "draw_weight_histogram",
+    "draw_weight_map",
     "format_map",
     "format_profile",
+    "input_strip",
     "joined_losses",
     "kl_comparison",
     "layer_shares",
@@ -83,6 +107,7 @@ __all__ = [
     "rank_correlation",
     "rank_text",
     "ranking",
+    "reach_text",
     "recipe_bands",
     "score_agreement",
     "score_column",
@@ -95,4 +120,5 @@ __all__ = [
     "stored_bits",
     "tied_with",
     "weight_histogram",
+    "weight_map",
 ]
