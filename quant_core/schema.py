@@ -743,6 +743,10 @@ class FormatView:
     """Largest |dequantized - original|."""
     bits_per_weight: float
     padded: int
+    kept: float = 0.0
+    """Share of the weights that the format keeps in 16 bits, in 0..1."""
+    kept_from: float = 0.0
+    """The smallest |w| among them; 0 if there are none."""
 
 
 @dataclass(frozen=True)

@@ -404,6 +404,8 @@ def test_kept_weights_are_not_outside(llama: LoadedModel) -> None:
         float(((dense > 7 * step) | (dense < -8 * step)).float().mean()), abs=1e-6
     )
     assert view.formats[0].format == "int4/channel/sym/keep1.0"
+    assert view.formats[0].kept == pytest.approx(float((weight.abs() >= threshold).float().mean()))
+    assert view.formats[0].kept_from == float(threshold)
 
 
 def test_an_unknown_layer_is_named(llama: LoadedModel) -> None:

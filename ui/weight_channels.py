@@ -26,9 +26,7 @@ def _ranges(info: ModelInfo, unit: Unit, form: str) -> ChannelRanges | None:
 def channels(info: ModelInfo, unit: Unit, form: str) -> None:
     """The range of every output's or every input's weights."""
     titles = {"outputs": f"{unit.rows:,} outputs (rows)", "inputs": f"{unit.columns:,} inputs (columns)"}
-    st.segmented_control(
-        "Channels", required=True, format_func=titles.__getitem__, **ALONG.choice(list(titles))
-    )
+    st.segmented_control("Along", required=True, format_func=titles.__getitem__, **ALONG.choice(list(titles)))
     found = _ranges(info, unit, form)
     if found is None:
         return

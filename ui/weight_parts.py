@@ -22,6 +22,7 @@ PART = state.choice_param("part", "the closer look", tuple(_TITLES))
 def parts(info: ModelInfo, unit: Unit, formats: tuple[str, ...]) -> None:
     """The closer look that the user chose."""
     st.subheader("Closer", anchor=False)
+    st.caption(f"At `{unit.name}`, {unit.rows:,} outputs × {unit.columns:,} inputs.")
     st.segmented_control(
         "Closer look", required=True, label_visibility="collapsed", format_func=_TITLES.__getitem__,
         **PART.choice(list(_TITLES)),

@@ -107,8 +107,11 @@ def format_table(view: LayerView, units: tuple[Unit, ...]) -> None:
             "RMS error": [plots.number(each.mean_square**0.5) for each in view.formats],
             "Largest error": [plots.number(each.largest_error) for each in view.formats],
             "Outside its grid (%)": [100 * each.outside for each in view.formats],
+            "Kept in 16 bits (%)": [100 * each.kept for each in view.formats],
         }
     )
+    if not any(each.kept for each in view.formats):
+        del frame["Kept in 16 bits (%)"]
     st.dataframe(
         frame, hide_index=True, alt="What each format does to these weights", placeholder="exact",
         column_config={
@@ -130,6 +133,9 @@ def format_table(view: LayerView, units: tuple[Unit, ...]) -> None:
                 format="%.2f", help="Weights that lie beyond the range of their own block's grid and are clipped to "
                 "its end; weights that the format keeps in 16 bits do not count.",
             ),
+            "Kept in 16 bits (%)": st.column_config.NumberColumn(
+                format="%.2f", help="The largest weights, which the format stores as they are."
+            ),
         },
     )  # fmt: skip
     lines = [_blocks(each, len(units)) for each in view.formats]
@@ -138,6 +144,8 @@ def format_table(view: LayerView, units: tuple[Unit, ...]) -> None:
     ]
     padded = [_padding(each, units) for each in view.formats]
     shown = lines if len(lines) == 1 else named
+    if len(set(lines)) == 1 and not any(padded):
+        shown, padded = lines[:1], padded[:1]
     st.caption("  \n".join(line + more for line, more in zip(shown, padded, strict=True)))
 
 

@@ -132,6 +132,8 @@ def view_slots(
                 largest_error=total.reach,
                 bits_per_weight=sum(each.total for each in storage) / parameters,
                 padded=sum(each.padded for each in storage),
+                kept=total.kept / parameters,
+                kept_from=total.kept_from if total.kept else 0.0,
             )
         )
     return LayerView(
@@ -172,7 +174,8 @@ class _Total:
 
     def __init__(self) -> None:
         self.span = self.reach = self.signal = self.noise = 0.0
-        self.outside = self.blocks = self.values = 0
+        self.outside = self.blocks = self.values = self.kept = 0
+        self.kept_from = math.inf
         self._grids: list[Grid] = []
         self._sizes: list[int] = []
 
@@ -182,6 +185,9 @@ class _Total:
         errors = result - weights
         dense = weights if done.kept is None else weights.masked_fill(done.kept, 0.0)
         blocks = to_blocks(dense, done.form)
+        if done.kept is not None:
+            self.kept += int(done.kept.sum())
+            self.kept_from = min(self.kept_from, float(weights[done.kept].abs().min()))
         self.span = max(self.span, float(weights.abs().max()), float(result.abs().max()))
         self.reach = max(self.reach, float(errors.abs().max()))
         self.signal += float(weights.square().sum())

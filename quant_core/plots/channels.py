@@ -16,6 +16,10 @@ OUTLIER = 5.0
 """A channel that reaches this many times as far as the median one is called an outlier."""
 
 
+_TOP = 0.93
+"""Where the axis of weights ends; the mark of the furthest channel stands above it."""
+
+
 class ChannelStrip(NamedTuple):
     """Ranges of neighbouring channels, ready to draw; ``what`` is one of them (``output``)."""
 
@@ -96,7 +100,7 @@ def draw_channel_strip(data: ChannelStrip, palette: Palette, inputs: InputStrip 
     _mark(figure, data.furthest, f"{data.what} {data.furthest:,}", palette, "y domain")
     count = sum(data.widths)
     across = axis(palette, f"{data.what.capitalize()}", lines=False, range=[-0.5, count - 0.5])
-    figure.update_layout(xaxis=across, yaxis=axis(palette, "Weight value", nticks=6))
+    figure.update_layout(xaxis=across, yaxis=axis(palette, "Weight value", nticks=6, domain=[0, _TOP]))
     if inputs is not None:
         _add_inputs(figure, inputs, palette)
     return figure
@@ -155,8 +159,8 @@ def _add_inputs(figure: go.Figure, inputs: InputStrip, palette: Palette) -> None
         )
     _mark(figure, inputs.furthest, f"input {inputs.furthest:,}", palette, "y2 domain")
     figure.update_layout(
-        yaxis_domain=[0.56, 1], xaxis_anchor="y2",
-        yaxis2=axis(palette, "Activation", nticks=5, domain=[0, 0.42], rangemode="tozero"),
+        yaxis_domain=[0.52, _TOP], xaxis_anchor="y2",
+        yaxis2=axis(palette, "Activation", nticks=5, domain=[0, 0.38], rangemode="tozero"),
     )  # fmt: skip
 
 

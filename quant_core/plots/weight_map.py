@@ -83,7 +83,7 @@ def draw_weight_map(data: WeightMap, palette: Palette, boxes: bool = True) -> go
         len(data.rows) - 1 < data.rows[-1] - data.rows[0]
         or len(data.columns) - 1 < data.columns[-1] - data.columns[0]
     )
-    note = f"of each cell the largest {data.unit}" if binned else f"a cell is one {data.unit}"
+    note = f"of each cell the largest {data.unit}" if binned else "a cell is one weight"
     figure = frame(palette, data.title, 470, note)
     limit = data.limit or 1.0
     steps = len(palette.diverging) - 1
@@ -93,7 +93,7 @@ def draw_weight_map(data: WeightMap, palette: Palette, boxes: bool = True) -> go
             zmin=-limit, zmax=limit, hoverinfo="skip",
             colorscale=[[place / steps, colour] for place, colour in enumerate(palette.diverging)],
             colorbar={
-                "orientation": "h", "thickness": 10, "len": 1, "y": -0.16, "yanchor": "top", "x": 0.5,
+                "orientation": "h", "thickness": 10, "len": 0.88, "y": -0.16, "yanchor": "top", "x": 0.5,
                 "tickvals": [-limit, -limit / 2, 0, limit / 2, limit], "tickfont": {"size": 12, "color": palette.muted},
                 "ticktext": [
                     f"≤ {number(-limit, 2)}", number(-limit / 2, 2), "0", number(limit / 2, 2), f"≥ {number(limit, 2)}",

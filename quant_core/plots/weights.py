@@ -41,6 +41,8 @@ class FormatBars(NamedTuple):
     clip_high: float
     clips: bool
     """Whether weights lie outside what the median block can hold."""
+    kept_from: float
+    """Size from which weights are kept in 16 bits; 0 if none are."""
 
 
 class WeightHistogram(NamedTuple):
@@ -79,6 +81,7 @@ def weight_histogram(view: LayerView) -> WeightHistogram:
                 clip_low=each.clip_low,
                 clip_high=each.clip_high,
                 clips=bool(each.grid) and (low < each.clip_low or high > each.clip_high),
+                kept_from=each.kept_from,
             )
             for each in view.formats
         ),
@@ -101,10 +104,10 @@ def draw_weight_histogram(
     """Bars of the original weights; over them each format's grid of the median block, and where it ends.
 
     One format's grid crosses the plot, and what lies beyond it is shaded; several have rows of ticks at the top, and
-    lines where they end. ``dequantized`` adds the weights after quantization; ``log`` puts the counts on a log axis;
-    ``zoom`` shows the range of the grids and a little around it instead of all weights. On a linear axis the spikes of
-    quantized weights are cut at ``CUT`` times the tallest bar, and the subtitle says how tall they are. ``titles`` says
-    what a format is called.
+    lines where they end. Dashes stand where weights begin that a format keeps in 16 bits. ``dequantized`` adds the
+    weights after quantization; ``log`` puts the counts on a log axis; ``zoom`` shows the range of the grids and a
+    little around it instead of all weights. On a linear axis the spikes of quantized weights are cut at ``CUT`` times
+    the tallest bar, and the subtitle says how tall they are. ``titles`` says what a format is called.
     """
     title = "Weights and the format's grid" if len(data.formats) < 2 else "Weights and the formats' grids"
     if not any(data.weights.counts):
@@ -129,6 +132,8 @@ def draw_weight_histogram(
             _add_grid(figure, each.grid, called, *_lane(place, each.grid, palette, alone))
         if each.clips:
             _mark_clipping(figure, data.weights, each, colour, palette if alone else None)
+        if each.kept_from:
+            _mark_kept(figure, each.kept_from, f"kept by {name}", colour)
     low, high = data.weights.edges[0], data.weights.edges[-1]
     gridded = [each for each in data.formats if each.grid]
     if zoom and gridded:
@@ -256,6 +261,21 @@ def _mark_clipping(
             mode="markers",
             name="beyond the grid",
             marker={"symbol": "square", "size": 12, "color": blend(shaded.background, shaded.accent, 0.25)},
+        )
+    )
+
+
+def _mark_kept(figure: go.Figure, size: float, name: str, colour: str) -> None:
+    """Dashed lines from where on weights are kept as they are."""
+    figure.add_trace(
+        go.Scatter(
+            x=[-size, -size, None, size, size],
+            y=[0, 0.8, None, 0, 0.8],
+            yaxis="y2",
+            name=name,
+            mode="lines",
+            line={"color": colour, "width": 2, "dash": "dash"},
+            hoverinfo="skip",
         )
     )
 
