@@ -316,6 +316,6 @@ def test_the_ten_worst_layers_by_their_error_in_the_format(home: Path, info: Mod
     keep(home, asked, only)
     app.run()
     assert any(str(button.key).startswith("worst:") for button in app.button)
-    assert "56 layers in 6 formats" in texts(open_page("sensitivity", tokens="512")), (
+    assert "On the weights alone" not in texts(open_page("sensitivity", tokens="512")), (
         "the sweep is shown still"
     )

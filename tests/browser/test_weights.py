@@ -19,7 +19,7 @@ FORMS = ("int4/g64/asym", "int2/g64/asym", "nf4/g64")
 
 
 def test_three_formats_by_a_link_then_zoom_and_reload(app: Served, page: Page) -> None:
-    """The boxed weights are those of the request that follows, whatever the pixels: the middle of 256 x 256."""
+    """Of eight by eight weights the middle four by four are boxed, from cell to cell."""
     home = Path(app.home)
     info = seed(home)
     unit = info.units[1]
@@ -28,13 +28,15 @@ def test_three_formats_by_a_link_then_zoom_and_reload(app: Served, page: Page) -
         LayerRequest(info.ref, info.fingerprint, (unit.name,), FORMS, BINS),
         made_results.layer_view(unit.name, *FORMS),
     )
-    for part in ((0, 256, 0, 256), (64, 192, 64, 192)):
+    for part in ((0, 256, 0, 256), (100, 108, 100, 108), (102, 106, 102, 106)):
         top, bottom, left, right = part
         asked = WindowRequest(info.ref, info.fingerprint, unit.name, FORMS[0], (top, bottom), (left, right))
         keep(home, asked, made_results.window(unit, area=part))
-    spot = WindowRequest(info.ref, info.fingerprint, unit.name, FORMS[0], (128, 129), (128, 129), 1)
-    keep(home, spot, made_results.window(unit, area=(128, 129, 128, 129), cells=1))
-    page.goto(f"{app.url}/weights?unit={unit.name}&also={','.join(FORMS[1:])}&part=map")
+    spot = WindowRequest(info.ref, info.fingerprint, unit.name, FORMS[0], (103, 104), (103, 104), 1)
+    keep(home, spot, made_results.window(unit, area=(103, 104, 103, 104), cells=1))
+    page.goto(
+        f"{app.url}/weights?unit={unit.name}&also={','.join(FORMS[1:])}&part=map&window=100-107,100-107"
+    )
     cells = page.locator(".st-key-map-weights .nsewdrag").first
     expect(cells).to_be_visible()
     expect(page.get_by_text("grid of INT2")).to_be_visible()
@@ -43,16 +45,17 @@ def test_three_formats_by_a_link_then_zoom_and_reload(app: Served, page: Page) -
     area = cells.bounding_box()
     assert area is not None
     ends = [
-        (area["x"] + area["width"] * share, area["y"] + area["height"] * share) for share in (0.2510, 0.7490)
+        (area["x"] + area["width"] * share, area["y"] + area["height"] * share)
+        for share in (2.5 / 8, 5.5 / 8)
     ]
     page.mouse.move(*ends[0])
     page.mouse.down()
     page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / 2)
     page.mouse.move(*ends[1])
     page.mouse.up()
-    zoomed = re.compile(r"window=64-191(,|%2C)64-191")
+    zoomed = re.compile(r"window=102-105(,|%2C)102-105")
     expect(page).to_have_url(zoomed)
-    told = page.get_by_text("Outputs 64 to 191, inputs 64 to 191")
+    told = page.get_by_text("Outputs 102 to 105, inputs 102 to 105")
     expect(told).to_be_visible()
     page.reload()
     expect(told).to_be_visible()
@@ -63,7 +66,7 @@ def test_three_formats_by_a_link_then_zoom_and_reload(app: Served, page: Page) -
     cells.scroll_into_view_if_needed()
     area = cells.bounding_box()
     assert area is not None
-    page.mouse.click(area["x"] + area["width"] * 64.5 / 128, area["y"] + area["height"] * 64.5 / 128)
-    expect(page.get_by_text("Output 128, input 128, 0.")).to_be_visible()
+    page.mouse.click(area["x"] + area["width"] * 1.5 / 4, area["y"] + area["height"] * 1.5 / 4)
+    expect(page.get_by_text("Output 103, input 103, 0.")).to_be_visible()
     page.get_by_role("button", name="Whole layer").click()
     expect(page.get_by_text("Outputs 0 to 255, inputs 0 to 255")).to_be_visible()
