@@ -73,7 +73,7 @@ def _window(info: ModelInfo, unit: Unit, form: str, area: Rectangle, cells: int 
 
 def _controls(unit: Unit, area: Rectangle | None, formats: tuple[str, ...]) -> str:
     """What the mouse does, ways out, and the format whose errors are shown."""
-    titles = {"zoom": "draws a box to zoom into", "tell": "tells the weight under a click"}
+    titles = {"zoom": "zooms into a box", "tell": "tells a weight"}
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         st.segmented_control(
             "The mouse", required=True, format_func=titles.__getitem__, **MOUSE.choice(list(titles))

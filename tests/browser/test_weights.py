@@ -60,7 +60,7 @@ def test_three_formats_by_a_link_then_zoom_and_reload(app: Served, page: Page) -
     page.reload()
     expect(told).to_be_visible()
     expect(page).to_have_url(zoomed)
-    page.get_by_text("tells the weight under a click").click()
+    page.get_by_text("tells a weight").click()
     expect(page).to_have_url(re.compile("mouse=tell"))
     at_rest(page)
     cells.scroll_into_view_if_needed()
