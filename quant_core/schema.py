@@ -382,13 +382,63 @@ class RescoreRequest:
 
 @dataclass(frozen=True)
 class LayerRequest:
-    """Histogram, grid and error of one unit in one format. Answer: ``LayerView``."""
+    """Histogram of one or more units, and grid and error in some formats over it. Answer: ``LayerView``.
+
+    A rewrite of the setup that searches takes every decided unit to be in the first of the formats.
+    """
+
+    model: ModelRef
+    fingerprint: str
+    units: tuple[str, ...]
+    formats: tuple[str, ...]
+    """Full format names."""
+    bins: int = 120
+    setup: Setup = Setup()
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WindowRequest:
+    """A rectangle of one unit's weights and of their error in a format, binned. Answer: ``Window``."""
 
     model: ModelRef
     fingerprint: str
     unit: str
     format: str
-    bins: int = 120
+    rows: tuple[int, int] = (0, 0)
+    """First output, and one past the last; (0, 0) for all. ``columns`` likewise of inputs."""
+    columns: tuple[int, int] = (0, 0)
+    cells: int = 128
+    """At most so many bins in each direction."""
+    setup: Setup = Setup()
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChannelsRequest:
+    """How far the weights of each output and of each input of a unit reach. Answer: ``ChannelRanges``."""
+
+    model: ModelRef
+    fingerprint: str
+    unit: str
+    format: str = ""
+    """What a rewrite that searches takes every decided unit to be in."""
+    bins: int = 256
+    setup: Setup = Setup()
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class InputsRequest:
+    """What enters a unit while the model reads the setup's calibration text. Answer: ``LayerInputs``."""
+
+    model: ModelRef
+    fingerprint: str
+    unit: str
+    format: str = ""
+    """What a rewrite that searches takes every decided unit to be in."""
+    bins: int = 256
+    """At most so many bins of values, and of channels."""
     setup: Setup = Setup()
     roots: tuple[str, ...] = ()
 
@@ -573,6 +623,9 @@ Request = (
     | SensitivityRequest
     | RescoreRequest
     | LayerRequest
+    | WindowRequest
+    | ChannelsRequest
+    | InputsRequest
     | WeightsRequest
     | EvaluateRequest
     | ProveRequest
@@ -664,16 +717,14 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class LayerView:
-    """One unit in one format, binned for drawing; values are in the weight's own unit."""
+class FormatView:
+    """What a format does to the weights of a ``LayerView``; values are in the weight's own unit."""
 
-    unit: str
     format: str
-    weights: Histogram
     dequantized: Histogram
-    """Of the weights after quantization, on the same edges."""
+    """Of the weights after quantization, on the edges of ``LayerView.weights``."""
     errors: Histogram
-    """Of dequantized minus original."""
+    """Of dequantized minus original, on edges that all formats of the view share."""
     grid: tuple[float, ...]
     """Every value that the block of median scale can hold."""
     clip_low: float
@@ -683,19 +734,134 @@ class LayerView:
     """How many weights share that block's scale."""
     blocks: int
     outside: float
-    """Share of the unit's weights outside the range of their own block, in 0..1."""
+    """Share of the weights outside the range of their own block, in 0..1."""
     sqnr_db: float | None
     """10 log10(|W|^2 / |dW|^2); None where nothing changed."""
+    mean_square: float
+    """Mean squared error of a weight."""
+    largest_error: float
+    """Largest |dequantized - original|."""
+    bits_per_weight: float
+    padded: int
+    kept: float = 0.0
+    """Share of the weights that the format keeps in 16 bits, in 0..1."""
+    kept_from: float = 0.0
+    """The smallest |w| among them; 0 if there are none."""
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """One or more units and what formats do to them, binned for drawing; values are in the weight's own unit."""
+
+    units: tuple[str, ...]
+    parameters: int
+    weights: Histogram
     kurtosis: float
     """Excess kurtosis of the weights; 0 for a normal distribution."""
     outlier_share: float
     """Share of weights beyond 4 standard deviations, in 0..1 (0.00006 for a normal distribution)."""
-    absolute_maximum: float
+    minimum: float
+    maximum: float
     standard_deviation: float
-    bits_per_weight: float
-    padded: int
+    formats: tuple[FormatView, ...]
     notes: tuple[str, ...] = ()
     """What went otherwise than asked, a sentence each."""
+
+    @property
+    def absolute_maximum(self) -> float:
+        """Largest |w|."""
+        return max(-self.minimum, self.maximum)
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One weight: where it is, what it is, and what it becomes."""
+
+    row: int
+    """Output."""
+    column: int
+    """Input."""
+    weight: float
+    quantized: float
+
+    @property
+    def error(self) -> float:
+        """Quantized minus original."""
+        return self.quantized - self.weight
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of a unit's weights and of their error in a format, each cell a bin of weights or a single one.
+
+    A cell shows the value of its bin that is largest in size, with its sign, to three significant digits.
+    """
+
+    unit: str
+    format: str
+    row_edges: tuple[int, ...]
+    """First output of each bin, and one past the last bin's last; ``column_edges`` likewise of inputs."""
+    column_edges: tuple[int, ...]
+    weights: Matrix
+    """(row bins, column bins)."""
+    errors: Matrix
+    largest: Spot
+    """The weight of the rectangle that is largest in size."""
+    worst: Spot
+    """The weight of the rectangle with the largest error."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Ranges of values along the outputs or the inputs of a unit, in bins of neighbouring channels."""
+
+    edges: tuple[int, ...]
+    """First channel of each bin, and one past the last bin's last."""
+    minimum: tuple[float, ...]
+    low: tuple[float, ...]
+    """1 % of the bin's values lie below; likewise above ``high``."""
+    high: tuple[float, ...]
+    maximum: tuple[float, ...]
+    furthest: int
+    """The channel that holds the value largest in size."""
+    reach: float
+    """Size of that value."""
+    median: float
+    """Of the channels' largest sizes."""
+
+
+@dataclass(frozen=True)
+class ChannelRanges:
+    """How far the weights of each output and of each input of a unit reach, in the weight's own unit."""
+
+    unit: str
+    outputs: Channels
+    inputs: Channels
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """What entered a unit over a text, in the activation's own unit."""
+
+    unit: str
+    values: Histogram
+    edges: tuple[int, ...]
+    """First input of each bin, and one past the last bin's last, as in ``ChannelRanges.inputs``."""
+    largest: tuple[float, ...]
+    """Largest |x| of each bin over the text."""
+    mean: tuple[float, ...]
+    """Mean |x| of each bin."""
+    furthest: int
+    """The input that holds the value largest in size."""
+    reach: float
+    """Size of that value."""
+    median: float
+    """Of the inputs' largest sizes."""
+    tokens: int
+    """Tokens whose inputs were seen: fewer than were read for an expert."""
+    text_hash: str
+    text_label: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -950,6 +1116,9 @@ Result = (
     | ModelInfo
     | ScoreTable
     | LayerView
+    | Window
+    | ChannelRanges
+    | LayerInputs
     | WeightStatistics
     | Evaluation
     | Proof

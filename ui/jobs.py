@@ -16,6 +16,8 @@ from quant_core.schema import (
     Attribution,
     AttributionRequest,
     CatalogRequest,
+    ChannelRanges,
+    ChannelsRequest,
     Downloaded,
     DownloadRequest,
     EvaluateRequest,
@@ -23,8 +25,10 @@ from quant_core.schema import (
     GenerateRequest,
     Generation,
     HubModel,
+    InputsRequest,
     InspectRequest,
     Job,
+    LayerInputs,
     LayerRequest,
     LayerView,
     LookRequest,
@@ -42,6 +46,8 @@ from quant_core.schema import (
     TrainRequest,
     WeightsRequest,
     WeightStatistics,
+    Window,
+    WindowRequest,
 )
 from quant_core.store.keys import request_key
 from quant_core.workspace import Workspace, browser_roots
@@ -52,7 +58,8 @@ POLL = 0.5
 PATIENCE = 1.2
 """Seconds that a page waits for short work before it shows progress instead."""
 SHORT = (
-    InspectRequest, LayerRequest, RescoreRequest, GenerateRequest, AttributionRequest, LookRequest, CatalogRequest,
+    InspectRequest, LayerRequest, WindowRequest, ChannelsRequest, RescoreRequest, GenerateRequest, AttributionRequest,
+    LookRequest, CatalogRequest,
 )  # fmt: skip
 LONG = ("weights", "sensitivity", "train", "prove", "evaluate", "recommend", "download")
 """Kinds of jobs that nobody sits and waits for."""
@@ -97,6 +104,12 @@ def request_result(request: SensitivityRequest, *, start: str = ..., why: str = 
 def request_result(request: RescoreRequest, *, start: str = ..., why: str = ...) -> ScoreTable | None: ...
 @overload
 def request_result(request: LayerRequest, *, start: str = ..., why: str = ...) -> LayerView | None: ...
+@overload
+def request_result(request: WindowRequest, *, start: str = ..., why: str = ...) -> Window | None: ...
+@overload
+def request_result(request: ChannelsRequest, *, start: str = ..., why: str = ...) -> ChannelRanges | None: ...
+@overload
+def request_result(request: InputsRequest, *, start: str = ..., why: str = ...) -> LayerInputs | None: ...
 @overload
 def request_result(
     request: WeightsRequest, *, start: str = ..., why: str = ...

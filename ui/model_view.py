@@ -18,6 +18,7 @@ from ui.architecture import RECIPE, recipe_at_hand
 from ui.format_names import default_format, families, format_name, kind_title, kinds
 from ui.jobs import request_result, workspace
 from ui.widgets import Figure, figures, notes
+from ui.worst_layers import MANY, MEASURES, worst_units
 
 
 def overview(info: ModelInfo) -> None:
@@ -41,15 +42,6 @@ def overview(info: ModelInfo) -> None:
         *info.notes,
     ]
     st.caption("  \n".join(facts))
-
-
-_WORST: dict[str, tuple[str, Callable[[UnitStatistics], float]]] = {
-    "kurtosis": ("Kurtosis", lambda each: each.kurtosis),
-    "outliers": ("Outliers", lambda each: each.outlier_share),
-    "largest": ("Largest weight", lambda each: each.absolute_maximum),
-}
-"""What the worst layers can be picked by."""
-_MANY = 10
 
 
 def layers(info: ModelInfo) -> None:
@@ -127,15 +119,11 @@ def _layer_table(info: ModelInfo, found: WeightStatistics | None) -> None:
 def _worst(units: list[Unit], spread: dict[str, UnitStatistics]) -> list[Unit]:
     """All units, or the ten that are worst by what the user picks."""
     by = st.segmented_control(
-        "Show", ["all", *_WORST], default="all", required=True, key="layers:worst", persist_state="session",
-        format_func=lambda name: "All layers" if name == "all" else f"Worst {_MANY} by {_WORST[name][0].lower()}",
+        "Show", ["all", *MEASURES], default="all", required=True, key="layers:worst", persist_state="session",
+        format_func=lambda name: "All layers" if name == "all" else f"Worst {MANY} by {MEASURES[name].title.lower()}",
         label_visibility="collapsed",
     )  # fmt: skip
-    if by not in _WORST:
-        return units
-    measure = _WORST[by][1]
-    known = [unit for unit in units if unit.name in spread]
-    return sorted(known, key=lambda unit: -measure(spread[unit.name]))[:_MANY]
+    return units if by not in MEASURES else worst_units(units, spread, by)
 
 
 def _spread(found: Sequence[UnitStatistics | None]) -> dict[str, list[Any]]:

@@ -110,6 +110,7 @@ def with_added(info: ModelInfo, sweep: ScoreTable) -> ScoreTable:
 def sweep(info: ModelInfo) -> ScoreTable | None:
     """The scores that the user picked, else those for the settings, else the newest of this model, else None.
 
+    Errors of the weights alone, which another page asked for, are no sweep unless they are picked.
     Scores hold for the model that was scored: other transforms than the chosen ones make them another model's.
     """
     transforms = setup.current(info).transforms
@@ -118,4 +119,4 @@ def sweep(info: ModelInfo) -> ScoreTable | None:
         for found in known:
             if table_id(found) == SWEEP.get():
                 return found
-    return workspace().result(request(info)) or next(iter(known), None)
+    return workspace().result(request(info)) or next((found for found in known if found.tokens), None)

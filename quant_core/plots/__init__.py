@@ -14,6 +14,13 @@ from quant_core.plots.agreement import (
 )
 from quant_core.plots.attribution import LayerShares, draw_layer_shares, layer_shares
 from quant_core.plots.bands import RecipeBands, draw_recipe_bands, recipe_bands
+from quant_core.plots.channels import (
+    channel_strip,
+    draw_channel_strip,
+    draw_input_histogram,
+    input_strip,
+    reach_text,
+)
 from quant_core.plots.diagram import (
     Diagram,
     Measure,
@@ -46,8 +53,16 @@ from quant_core.plots.sensitivity import (
 )
 from quant_core.plots.sizes import SizeBars, draw_size_bars, memory, size_by, size_by_format, stored_bits
 from quant_core.plots.ties import tied_with
+from quant_core.plots.weight_map import (
+    Rectangle,
+    boxed,
+    clicked_cell,
+    draw_weight_map,
+    weight_map,
+)
 from quant_core.plots.weights import (
     WeightHistogram,
+    bars,
     draw_error_histogram,
     draw_weight_histogram,
     weight_histogram,
@@ -69,20 +84,27 @@ __all__ = [
     "Palette",
     "Ranking",
     "RecipeBands",
+    "Rectangle",
     "ScoreAgreement",
     "ScoreMap",
     "SizeBars",
     "WeightHistogram",
     "all_clicked",
+    "bars",
     "bit_measure",
     "bits_to_reach",
     "block_grid",
+    "boxed",
     "byte_measure",
+    "channel_strip",
     "clicked",
+    "clicked_cell",
     "diagram",
+    "draw_channel_strip",
     "draw_diagram",
     "draw_error_histogram",
     "draw_format_profile",
+    "draw_input_histogram",
     "draw_kl_comparison",
     "draw_layer_shares",
     "draw_loss_curve",
@@ -93,6 +115,7 @@ __all__ = [
     "draw_score_map",
     "draw_size_bars",
     "draw_weight_histogram",
+    "draw_weight_map",
     "expert_ranges",
     "figure_csv",
     "figure_page",
@@ -100,6 +123,7 @@ __all__ = [
     "fold",
     "format_map",
     "format_profile",
+    "input_strip",
     "joined_losses",
     "kl_comparison",
     "layer_shares",
@@ -116,6 +140,7 @@ __all__ = [
     "rank_text",
     "ranking",
     "reach_map",
+    "reach_text",
     "recipe_bands",
     "score_agreement",
     "score_column",
@@ -129,5 +154,6 @@ __all__ = [
     "stored_bits",
     "tied_with",
     "weight_histogram",
+    "weight_map",
     "where",
 ]
