@@ -16,6 +16,8 @@ from quant_core.schema import (
     Attribution,
     AttributionRequest,
     CatalogRequest,
+    ChoiceScores,
+    ChoicesRequest,
     Downloaded,
     DownloadRequest,
     EvaluateRequest,
@@ -25,10 +27,13 @@ from quant_core.schema import (
     HubModel,
     InspectRequest,
     Job,
+    KlTails,
     LayerRequest,
     LayerView,
     LookRequest,
     ModelInfo,
+    PromptsRequest,
+    PromptTexts,
     Proof,
     ProveRequest,
     Recommendation,
@@ -38,6 +43,9 @@ from quant_core.schema import (
     Result,
     ScoreTable,
     SensitivityRequest,
+    SpeedRequest,
+    Speeds,
+    TailsRequest,
     Training,
     TrainRequest,
     WeightsRequest,
@@ -54,7 +62,10 @@ PATIENCE = 1.2
 SHORT = (
     InspectRequest, LayerRequest, RescoreRequest, GenerateRequest, AttributionRequest, LookRequest, CatalogRequest,
 )  # fmt: skip
-LONG = ("weights", "sensitivity", "train", "prove", "evaluate", "recommend", "download")
+LONG = (
+    "weights", "sensitivity", "train", "prove", "evaluate", "recommend", "download", "prompts", "choices",
+    "tails", "speed",
+)  # fmt: skip
 """Kinds of jobs that nobody sits and waits for."""
 
 _FRESH = "jobs:fresh"
@@ -119,6 +130,14 @@ def request_result(request: DownloadRequest, *, start: str = ..., why: str = ...
 def request_result(
     request: AttributionRequest, *, start: str = ..., why: str = ...
 ) -> Attribution | None: ...
+@overload
+def request_result(request: PromptsRequest, *, start: str = ..., why: str = ...) -> PromptTexts | None: ...
+@overload
+def request_result(request: ChoicesRequest, *, start: str = ..., why: str = ...) -> ChoiceScores | None: ...
+@overload
+def request_result(request: TailsRequest, *, start: str = ..., why: str = ...) -> KlTails | None: ...
+@overload
+def request_result(request: SpeedRequest, *, start: str = ..., why: str = ...) -> Speeds | None: ...
 @overload
 def request_result(request: TrainRequest, *, start: str = ..., why: str = ...) -> Training | None: ...
 def request_result(request: Request, *, start: str = "", why: str = "") -> Result | None:
