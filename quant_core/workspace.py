@@ -58,8 +58,6 @@ from quant_core.schema import (
     ModelInfo,
     ModelRef,
     ParetoPoint,
-    PromptsRequest,
-    PromptTexts,
     Proof,
     Recipe,
     Request,
@@ -435,17 +433,6 @@ class Workspace:
             return False
 
     # --- blind votes
-
-    def blind(self, key: str) -> tuple[PromptsRequest, PromptTexts]:
-        """What was asked and written under a key, to vote on; ``QuantError`` if there is nothing."""
-        run = self._client.store.runs.get(key) if key else None
-        if run is None or not (
-            isinstance(run.request, PromptsRequest) and isinstance(run.result, PromptTexts)
-        ):
-            raise QuantError(
-                f"There are no texts {key[:24]!r} to vote on here.", "Write them again, or ask for the link."
-            )
-        return run.request, run.result
 
     def vote(self, key: str, voter: str, prompt: int, choice: Choice) -> None:
         """Keep what a voter says of a prompt; what they said of it before no longer counts."""

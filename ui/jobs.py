@@ -213,6 +213,14 @@ def _status(job: Job) -> None:
         )
 
 
+def show_newest(key: str) -> bool:
+    """As ``request_result`` draws it, how the newest job with a key is going or ended; False if there is none."""
+    job = next((job for job in workspace().jobs(50) if job.key == key and job.state != "done"), None)
+    if job is not None:
+        _status(job)
+    return job is not None
+
+
 @st.fragment(run_every=POLL)
 def _watch(job_id: str) -> None:
     job = workspace().job(job_id)
