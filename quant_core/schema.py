@@ -1063,8 +1063,8 @@ class Speed:
     """Written tokens a second, behind the first."""
     peak: int
     """Bytes: on a GPU the most that PyTorch had allocated, on a CPU the most of the process that was seen."""
-    joules: float | None
-    """A written token, what the machine takes when idle left out; None where it cannot be measured."""
+    joules: tuple[float, float] | None
+    """A written token: of the whole GPU, and above what it takes when idle; None where it cannot be measured."""
 
 
 @dataclass(frozen=True)

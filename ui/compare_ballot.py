@@ -79,7 +79,7 @@ def _ballot(
         )  # fmt: skip
     same = len(result.texts) - len(asked)
     st.caption(
-        (f"{same} prompts are left out: both variants wrote the same. " if same else "")
+        (f"Left out, since both variants wrote the same: {same} of {len(result.texts)}. " if same else "")
         + "Votes are kept on this server and count together: share this page's address to have others vote on the "
         "same texts."
     )

@@ -115,7 +115,9 @@ def accuracy_frame(found: dict[str, Paired]) -> pd.DataFrame:
 
 def meaning(pair: Paired) -> str:
     """Whether the recipe costs answers, in words."""
-    moved = f"The recipe loses {pair.lost:,} right answers of the original and gains {pair.won:,}."
+    moved = (
+        f"Right answers of the original that the recipe loses: {pair.lost:,}; that it gains: {pair.won:,}."
+    )
     if pair.lost == pair.won:
         return f"{moved} That is no difference."
     if pair.p < 0.05:

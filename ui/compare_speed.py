@@ -66,7 +66,7 @@ def speed_frame(found: Speeds, names: list[str]) -> pd.DataFrame:
     """Medians with the least and the most in brackets."""
     rows = []
     for name, one in zip(names, found.variants, strict=True):
-        energy = "–" if one.joules is None else f"{words.significant(one.joules)} J"
+        energy = "–" if one.joules is None else _energy(*one.joules)
         first = tuple(1e3 * seconds for seconds in one.first)
         rows.append((name, _range(first, "ms"), _range(one.prompt, "tokens/s"), _range(one.decode, "tokens/s"),
                      words.size(one.peak), energy))  # fmt: skip
@@ -76,8 +76,18 @@ def speed_frame(found: Speeds, names: list[str]) -> pd.DataFrame:
     )
 
 
+def _energy(whole: float, above: float) -> str:
+    """Joules a token; what is above idle is told where it stands out from the noise of the idle power."""
+    told = f"{words.significant(above, 2)} J above idle" if above > 0.05 * whole else "no more than idle"
+    return f"{words.significant(whole)} J ({told})"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else words.significant(value)
+
+
 def _range(values: tuple[float, ...], unit: str) -> str:
-    middle, low, high = (words.significant(value) for value in values)
+    middle, low, high = (_rate(value) for value in values)
     return f"{middle} {unit} ({low} to {high})"
 
 
@@ -93,8 +103,8 @@ def how(found: Speeds) -> str:
     )
     if found.idle is not None:
         energy = (
-            f" Energy by the GPU's own counter (NVML) while writing, less the {words.significant(found.idle)} W that "
-            "it took when idle; none is given where writing took under a second."
+            " Energy of the whole GPU by its own counter (NVML) while writing; idle it took "
+            f"{words.significant(found.idle)} W. None is given where writing took under a second."
         )
     else:
         energy = " Energy is measured on NVIDIA GPUs only; below is an estimate."
@@ -130,7 +140,7 @@ def estimate_frame(info: ModelInfo, variants: Mapping[str, VariantSpec], use: Us
         cache = workspace().cache_bits(whole, spec.setup)
         running = workspace().running(whole, spec.assignment, replace(use, batch=1, cache_bits=cache))
         low, high = workspace().token_joules(whole, running)
-        speed = f"{words.significant(1e3 / running.milliseconds)} tokens/s" if running.milliseconds else "–"
+        speed = f"{_rate(1e3 / running.milliseconds)} tokens/s" if running.milliseconds else "–"
         rows.append((spec.label or side, words.size(running.active + running.cache), speed,
                      f"{words.significant(1e3 * low)} to {words.significant(1e3 * high)} mJ"))  # fmt: skip
     return pd.DataFrame(

@@ -49,6 +49,10 @@ def multiple_choice(workspace: Workspace, options: argparse.Namespace) -> int:
     ]  # fmt: skip
     say_table(("", "original (95 %)", "recipe (95 %)", "lost", "won", "p (McNemar)"), rows)
     say("acc: the likeliest choice; acc_norm: the likeliest per byte")
+    if scored.cut:
+        say(f"{scored.cut:,} questions were too long for the model and lost their beginning")
+    for note in scored.notes:
+        say(f"note: {note}")
     return 0
 
 

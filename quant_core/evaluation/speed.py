@@ -140,7 +140,8 @@ def _speed(rounds: Sequence[_Round], request: SpeedRequest, idle: float | None) 
     seconds = sum(one.writing for one in rounds)
     joules = None
     if idle is not None and seconds >= SHORTEST:
-        joules = (sum(one.joules for one in rounds) - idle * seconds) / (written * len(rounds))
+        taken, count = sum(one.joules for one in rounds), written * len(rounds)
+        joules = taken / count, (taken - idle * seconds) / count
     return Speed(
         first=_middle([one.reading for one in rounds]),
         prompt=_middle([request.prompt / one.reading for one in rounds]),
