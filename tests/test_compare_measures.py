@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quant_core import plots
 from quant_core.errors import TextError
 from quant_core.evaluation import energy, speed
 from quant_core.evaluation.choices import choices
@@ -28,6 +29,7 @@ from quant_core.schema import (
     ChoicesRequest,
     EvaluateRequest,
     GenerateRequest,
+    KlTails,
     ModelRef,
     PromptsRequest,
     Question,
@@ -288,6 +290,15 @@ def test_every_token_is_in_one_bin(values: list[float]) -> None:
     ordered = torch.tensor(sorted(values), dtype=torch.float64)
     expected = np.histogram(values, [-np.inf, 0.01, 0.1, np.inf])[0]
     assert histogram(ordered, edges) == tuple(expected.tolist())
+
+
+def test_the_drawn_spread_keeps_the_bins_from_the_first_token_to_the_last() -> None:
+    edges = (1e-3, 1e-2, 0.1, 1.0, 10.0)
+    found = KlTails(edges, (0, 3, 0, 1), 0.6, 0.05, 2.0, 2.0, 2.0, 2.0, 0.25, (), 4, "", "", 0.0)
+    data = plots.kl_spread(found)
+    assert (data.edges, data.counts, data.shares) == (edges[1:], (3, 0, 1), (0.75, 0.0, 0.25))
+    assert data.marks == (("median", 0.05), ("99 %", 2.0), ("99.9 %", 2.0))
+    assert not plots.kl_spread(replace(found, maximum=0.0)).edges
 
 
 # --- speed and energy -----------------------------------------------------------------------------------------------

@@ -94,9 +94,11 @@ def outcome(request: ChoicesRequest, result: ChoiceScores) -> None:
         "behind the question, once as it is and once divided by its bytes."
     )
     frame = differing(request, result)
-    with st.expander(f"{len(frame):,} questions with another answer", icon=":material/table:"):
-        st.dataframe(frame, hide_index=True, alt="Questions that original and recipe answer differently")
-        st.caption("Answers per byte.")
+    if len(frame):
+        with st.expander(
+            f"{len(frame):,} of {len(asked):,} answers differ (per byte)", icon=":material/table:"
+        ):
+            st.dataframe(frame, hide_index=True, alt="Questions that original and recipe answer differently")
     notes(result.notes, "choices")
 
 

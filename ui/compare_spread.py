@@ -12,6 +12,7 @@ from quant_core.schema import Guess, KlTails, ModelInfo, Recipe, TailsRequest
 from ui import setup, theme, words
 from ui.compare_variants import roots
 from ui.jobs import request_result
+from ui.runs_words import plain
 from ui.widgets import Figure, figures, notes
 
 
@@ -40,12 +41,18 @@ def show(info: ModelInfo, recipe: Recipe) -> None:
                 f"{words.significant(found.median)} nats",
                 f"Half of the tokens moved less. {measured}",
             ),
-            Figure("90 %", f"{words.significant(found.p90)} nats", f"One token in 10 moved more. {measured}"),
             Figure(
-                "99 %", f"{words.significant(found.p99)} nats", f"One token in 100 moved more. {measured}"
+                "90 % below",
+                f"{words.significant(found.p90)} nats",
+                f"One token in 10 moved more. {measured}",
             ),
             Figure(
-                "99.9 %",
+                "99 % below",
+                f"{words.significant(found.p99)} nats",
+                f"One token in 100 moved more. {measured}",
+            ),
+            Figure(
+                "99.9 % below",
                 f"{words.significant(found.p999)} nats",
                 f"One token in 1,000 moved more. {measured}",
             ),
@@ -68,29 +75,37 @@ def show(info: ModelInfo, recipe: Recipe) -> None:
         f"{words.duration(found.seconds)}; mean {words.nats(found.mean)}."
     )
     with st.expander(f"The {len(found.worst)} worst tokens", icon=":material/priority_high:"):
-        st.dataframe(worst_frame(found), hide_index=True, alt="The worst tokens with what both models said")
+        st.table(worst_frame(found).set_index("KL (nats)"), border="horizontal")
         st.caption(
-            "In brackets the probability that each model gave; “stands there” is the text's own token."
+            "The last token, in bold, is the one that was predicted. Beside it the likeliest tokens of each model, and "
+            "the probability that it gave to the text's own."
         )
     notes(found.notes, "spread")
 
 
 def worst_frame(found: KlTails) -> pd.DataFrame:
-    """The worst tokens: text before, what stands there, and what each model found likeliest."""
+    """The worst tokens: the text with what stands there, and what each model found likeliest; in Markdown."""
     return pd.DataFrame(
         [
             (
-                words.significant(one.kl), f"… {one.before}", one.token, _said(one.original), _said(one.recipe),
-                words.share(one.original_chance), words.share(one.recipe_chance),
+                words.significant(one.kl),
+                f"… {plain(one.before)} **{plain(one.token.strip()) or '␣'}**",
+                _said(one.original, one.original_chance),
+                _said(one.recipe, one.recipe_chance),
             )
             for one in found.worst
         ],
-        columns=[
-            "KL (nats)", "Text before", "Stands there", "Original says", "Recipe says", "Original gives it",
-            "Recipe gives it",
-        ],
-    )  # fmt: skip
+        columns=["KL (nats)", "Text up to the token", "Original", "Recipe"],
+    )
 
 
-def _said(guesses: Sequence[Guess]) -> str:
-    return ", ".join(f"{one.text.strip() or '␣'} ({100 * one.probability:.0f} %)" for one in guesses)
+def _marked(before: str, token: str) -> str:
+    """Text with the token behind it in bold; what is only white space is shown as a sign."""
+    bare = token.strip()
+    gap = token[: len(token) - len(token.lstrip())] if bare else ""
+    return f"… {plain(before)}{plain(gap)}**{plain(bare) or '␣'}**"
+
+
+def _said(guesses: Sequence[Guess], there: float) -> str:
+    likely = ", ".join(f"{plain(one.text.strip()) or '␣'} {words.share(one.probability)}" for one in guesses)
+    return f"{likely}  \nthe text's: {words.share(there)}"

@@ -78,5 +78,7 @@ def draw_kl_spread(data: KlSpread, palette: Palette) -> go.Figure:
             tickvals=list(decades), ticktext=[number(10.0**power) for power in decades],
         )
     )  # fmt: skip
-    figure.update_yaxes(**axis(palette, "Share of tokens (%)", fixedrange=True, rangemode="tozero"))
+    figure.update_yaxes(
+        **axis(palette, "Share of tokens (%)", fixedrange=True, range=[0, 118 * max(data.shares)])
+    )
     return figure
