@@ -591,6 +591,91 @@ class RecommendRequest:
 
 
 @dataclass(frozen=True)
+class VariantSpec:
+    """A variant of a model to write with or to time; the model as it is where nothing is named."""
+
+    assignment: Mapping[str, str] = field(default_factory=dict)
+    """Unit name to full format name; units not named keep the original weights."""
+    setup: Setup = Setup()
+    label: str = ""
+    """What to call it on screen."""
+
+
+@dataclass(frozen=True)
+class PromptsRequest:
+    """Write from every prompt of a set with two variants, to be told apart blindly. Answer: ``PromptTexts``."""
+
+    model: ModelRef
+    fingerprint: str
+    prompts: tuple[str, ...]
+    variants: tuple[VariantSpec, VariantSpec]
+    tokens: int = 60
+    seed: int = 0
+    """Prompt number i (from 0) is written with ``seed + i``, both variants with the same random numbers."""
+    temperature: float = 0.8
+    top_p: float = 0.95
+    chat: bool = False
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with choices, one of which is right."""
+
+    context: str
+    """What stands before a choice."""
+    choices: tuple[str, ...]
+    answer: int
+    """Index of the right choice."""
+
+
+@dataclass(frozen=True)
+class ChoicesRequest:
+    """Score the choices of questions by their likelihood, original and recipe. Answer: ``ChoiceScores``."""
+
+    model: ModelRef
+    fingerprint: str
+    questions: tuple[Question, ...]
+    assignment: Mapping[str, str]
+    """Unit name to full format name; units not named keep the original weights."""
+    setup: Setup = Setup()
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TailsRequest:
+    """Measure how a recipe's KL divergence is spread over the tokens of a text. Answer: ``KlTails``."""
+
+    model: ModelRef
+    fingerprint: str
+    assignment: Mapping[str, str]
+    """Unit name to full format name; units not named keep the original weights."""
+    text: TextSource = EVALUATION
+    tokens: int = 4096
+    sequence: int = 256
+    setup: Setup = Setup()
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SpeedRequest:
+    """Time variants reading a prompt and writing. Answer: ``Speeds``; unlike others its key holds the device."""
+
+    model: ModelRef
+    fingerprint: str
+    variants: tuple[VariantSpec, ...]
+    prompt: int = 128
+    """Tokens that are read at once."""
+    tokens: int = 32
+    """Tokens that are written behind them."""
+    repeats: int = 5
+    """Measured rounds; one more before them warms up."""
+    take: int = 1
+    """Number of the measurement, so that it can be made again."""
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class LookRequest:
     """Read what the hub says of a model, before anything is downloaded. Answer: ``HubModel``."""
 
@@ -633,6 +718,10 @@ Request = (
     | AttributionRequest
     | TrainRequest
     | RecommendRequest
+    | PromptsRequest
+    | ChoicesRequest
+    | TailsRequest
+    | SpeedRequest
     | LookRequest
     | DownloadRequest
     | CatalogRequest
@@ -1032,6 +1121,14 @@ class TokenEvent:
 
 
 @dataclass(frozen=True)
+class ReadingEvent:
+    """What was measured of a side's tokens, once its text has ended."""
+
+    side: Side
+    reading: TokenReading
+
+
+@dataclass(frozen=True)
 class Attribution:
     """How far each unit's rounding alone moves one prediction, KL(original || rounded) in nats."""
 
@@ -1043,6 +1140,116 @@ class Attribution:
     """Of all that the recipe and its setup do together."""
     tokens: int
     """How many stand before the place."""
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptTexts:
+    """What two variants wrote: a row a prompt, a column a variant, without the prompts."""
+
+    texts: tuple[tuple[str, str], ...]
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChoiceScores:
+    """Log-likelihood in nats of every choice behind its context: a row a question, a column a choice."""
+
+    original: Matrix
+    recipe: Matrix
+    cut: int
+    """Questions whose context was shortened from its beginning to fit the model."""
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A token and the probability that a model gave it, in 0..1."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class WorstToken:
+    """A place where a recipe's prediction is far from the original's."""
+
+    before: str
+    """The text up to the place."""
+    token: str
+    """What stands there."""
+    kl: float
+    """In nats."""
+    original: tuple[Guess, ...]
+    """What the original finds likeliest, the likeliest first."""
+    recipe: tuple[Guess, ...]
+    original_chance: float
+    """The probability that the original gives to what stands there."""
+    recipe_chance: float
+
+
+@dataclass(frozen=True)
+class KlTails:
+    """How KL(original || recipe) is spread over the tokens of a text, in nats a token."""
+
+    edges: tuple[float, ...]
+    """Bounds of bins, rising by equal factors."""
+    counts: tuple[int, ...]
+    """Tokens a bin; the first bin holds all that are lower too, the last all that are higher."""
+    mean: float
+    median: float
+    p90: float
+    p99: float
+    p999: float
+    maximum: float
+    over: float
+    """Share of tokens above 0.1 nats, in 0..1."""
+    worst: tuple[WorstToken, ...]
+    """The farthest first."""
+    tokens: int
+    """Predicted positions that were measured."""
+    text_hash: str
+    text_label: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a variant ran, medians over repeats; each median with the least and the most."""
+
+    first: tuple[float, float, float]
+    """Seconds from the prompt to the first token: median, least, most."""
+    prompt: tuple[float, float, float]
+    """Prompt tokens a second."""
+    decode: tuple[float, float, float]
+    """Written tokens a second, behind the first."""
+    peak: int
+    """Bytes: on a GPU the most that PyTorch had allocated, on a CPU the most of the process that was seen."""
+    joules: tuple[float, float] | None
+    """A written token: of the whole GPU, and above what it takes when idle; None where it cannot be measured."""
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Variants timed in turns on one machine."""
+
+    variants: tuple[Speed, ...]
+    prompt: int
+    tokens: int
+    repeats: int
+    dtype: str
+    hardware: str
+    """Name of the GPU or CPU; empty where the system does not tell."""
+    device: str
+    """``cpu``, ``cuda:0``."""
+    threads: int
+    """That PyTorch computed with on the CPU."""
+    idle: float | None
+    """Watts before the measurement; None where it cannot be measured."""
     seconds: float
     notes: tuple[str, ...] = ()
 
@@ -1101,13 +1308,15 @@ class ScoresEvent:
     table: ScoreTable
 
 
-Event = TokenEvent | LossEvent | ScoresEvent
+Event = TokenEvent | ReadingEvent | LossEvent | ScoresEvent
 
 
 def load_event(data: Any) -> Event:
     """The event held in JSON ``data``; raises ``ValueError`` if it is none."""
     if "table" in data:
         return load(ScoresEvent, data)
+    if "reading" in data:
+        return load(ReadingEvent, data)
     return load(LossEvent, data) if "loss" in data else load(TokenEvent, data)
 
 
@@ -1126,6 +1335,10 @@ Result = (
     | Attribution
     | Training
     | Recommendation
+    | PromptTexts
+    | ChoiceScores
+    | KlTails
+    | Speeds
     | HubModel
     | Downloaded
 )

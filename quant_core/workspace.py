@@ -82,7 +82,9 @@ from quant_core.store.exchange import read_runs, write_runs
 from quant_core.store.keys import folder_signature
 from quant_core.store.kinds import Modelless
 from quant_core.store.results import SavedRecipe
+from quant_core.store.votes import Choice, Vote
 from quant_core.targets import TARGETS, Target, hardware
+from quant_core.targets.energy import token_joules
 from quant_core.targets.hardware import Hardware
 
 DEFAULT_FORMATS = ("int2", "int3", "int4", "int5", "int6", "int8", "nf4")
@@ -234,6 +236,10 @@ class Workspace:
         """The tokens a job streamed behind position ``after``; the first event has position 0."""
         return self._client.events(job_id, after)
 
+    def readings(self, job_id: str) -> dict[schema.Side, schema.TokenReading]:
+        """What a running generation measured of the texts that have ended."""
+        return self._client.readings(job_id)
+
     def losses(self, job_id: str, after: int = -1) -> list[LossEvent]:
         """The losses a training streamed behind position ``after``; the first event has position 0."""
         return self._client.losses(job_id, after)
@@ -301,6 +307,14 @@ class Workspace:
     @overload
     def result(self, request: schema.RecommendRequest) -> schema.Recommendation | None: ...
     @overload
+    def result(self, request: schema.PromptsRequest) -> schema.PromptTexts | None: ...
+    @overload
+    def result(self, request: schema.ChoicesRequest) -> schema.ChoiceScores | None: ...
+    @overload
+    def result(self, request: schema.TailsRequest) -> schema.KlTails | None: ...
+    @overload
+    def result(self, request: schema.SpeedRequest) -> schema.Speeds | None: ...
+    @overload
     def result(self, request: schema.LookRequest) -> schema.HubModel | None: ...
     @overload
     def result(self, request: schema.DownloadRequest) -> schema.Downloaded | None: ...
@@ -344,6 +358,16 @@ class Workspace:
     def run(
         self, request: schema.RecommendRequest, on_progress: Watch | None = None
     ) -> schema.Recommendation: ...
+    @overload
+    def run(self, request: schema.PromptsRequest, on_progress: Watch | None = None) -> schema.PromptTexts: ...
+    @overload
+    def run(
+        self, request: schema.ChoicesRequest, on_progress: Watch | None = None
+    ) -> schema.ChoiceScores: ...
+    @overload
+    def run(self, request: schema.TailsRequest, on_progress: Watch | None = None) -> schema.KlTails: ...
+    @overload
+    def run(self, request: schema.SpeedRequest, on_progress: Watch | None = None) -> schema.Speeds: ...
     @overload
     def run(self, request: schema.LookRequest, on_progress: Watch | None = None) -> schema.HubModel: ...
     @overload
@@ -431,6 +455,16 @@ class Workspace:
             return self.parse_format(name).name == name
         except FormatError:
             return False
+
+    # --- blind votes
+
+    def vote(self, key: str, voter: str, prompt: int, choice: Choice) -> None:
+        """Keep what a voter says of a prompt; what they said of it before no longer counts."""
+        self._client.store.votes.add(key, voter, prompt, choice)
+
+    def votes(self, key: str) -> list[Vote]:
+        """The votes of all voters on the texts under a key."""
+        return self._client.store.votes.of(key)
 
     # --- models
 
@@ -766,6 +800,18 @@ class Workspace:
     def usage(self, info: ModelInfo, table: ScoreTable, assignment: Mapping[str, str], terms: Terms) -> Usage:
         """What a recipe takes while the model runs as ``terms`` say: memory, bytes read and time for a token."""
         return needs.usage_of(info, table, assignment, terms)
+
+    def running(self, info: ModelInfo, assignment: Mapping[str, str], use: Use) -> Usage:
+        """As ``usage``, of any assignment and without scores; ``info`` is the model as rewrites leave it."""
+        units = {unit.name: unit for unit in info.units}
+        forms = {unit: form for unit, form in assignment.items() if form != schema.ORIGINAL and unit in units}
+        stored = {unit: self.stored_bits(units[unit], form) for unit, form in forms.items()}
+        return needs.usage_with(info, forms, stored, use)
+
+    def token_joules(self, info: ModelInfo, running: Usage) -> tuple[float, float]:
+        """Least and most joules that a written token is estimated to take on a processor, for one sequence."""
+        weights = sum(unit.parameters for unit in info.units if unit.kind != "embedding" or unit.tied)
+        return token_joules(running.active + running.cache, weights)
 
     def references(
         self, info: ModelInfo, table: ScoreTable, average_bits: float, score: ScoreName = "fisher"

@@ -52,6 +52,7 @@ from quant_core.plots.sensitivity import (
     stderr_column,
 )
 from quant_core.plots.sizes import SizeBars, draw_size_bars, memory, size_by, size_by_format, stored_bits
+from quant_core.plots.spread import KlSpread, draw_kl_spread, kl_spread
 from quant_core.plots.ties import tied_with
 from quant_core.plots.weight_map import (
     Rectangle,
@@ -77,6 +78,7 @@ __all__ = [
     "FormatProfile",
     "Front",
     "KlComparison",
+    "KlSpread",
     "LayerShares",
     "LossCurve",
     "Mark",
@@ -106,6 +108,7 @@ __all__ = [
     "draw_format_profile",
     "draw_input_histogram",
     "draw_kl_comparison",
+    "draw_kl_spread",
     "draw_layer_shares",
     "draw_loss_curve",
     "draw_pareto_front",
@@ -126,6 +129,7 @@ __all__ = [
     "input_strip",
     "joined_losses",
     "kl_comparison",
+    "kl_spread",
     "layer_shares",
     "loss_curve",
     "mark",

@@ -42,6 +42,16 @@ _ALL = (
     Kind("weights", schema.WeightsRequest, schema.WeightStatistics, False, "Weight statistics of {model}"),
     Kind("train", schema.TrainRequest, schema.Training, False, "Train {model}"),
     Kind("prove", schema.ProveRequest, schema.Proof, False, "Measure recipes on {model}"),
+    Kind(
+        "prompts",
+        schema.PromptsRequest,
+        schema.PromptTexts,
+        False,
+        "Write from a set of prompts with {model}",
+    ),
+    Kind("choices", schema.ChoicesRequest, schema.ChoiceScores, False, "Multiple choice with {model}"),
+    Kind("tails", schema.TailsRequest, schema.KlTails, False, "Spread of KL of {model}"),
+    Kind("speed", schema.SpeedRequest, schema.Speeds, False, "Time {model}"),
     Kind("evaluate", schema.EvaluateRequest, schema.Evaluation, False, "Measure a recipe on {model}"),
 )
 KINDS = {kind.name: kind for kind in _ALL}
