@@ -15,7 +15,6 @@ from ui.entry import PAGES
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
-NARROW = {"width": 390, "height": 844}
 TOO_WIDE = """() => {
     const main = document.querySelector('[data-testid=stMain]');
     return main.scrollWidth - main.clientWidth;
@@ -64,7 +63,7 @@ def test_a_page_can_be_read_by_everybody(app_with_results: Served, page: Page, s
     page.emulate_media(color_scheme="dark")
     assert not settle(page)
 
-    page.set_viewport_size(NARROW)
+    page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_timeout(500)
     at_rest(page)
     assert page.evaluate(TOO_WIDE) <= 0, "nothing is to be wider than the phone"
