@@ -82,8 +82,9 @@ def test_a_histogram_gives_its_counts_with_empty_bins_and_its_grid() -> None:
     for row in rows:
         series.setdefault(row["Series"], []).append(row)
     assert [int(row["Weights (count)"]) for row in series["original"]] == list(VIEW.weights.counts)
-    assert [int(row["Weights (count)"]) for row in series[VIEW.format]] == list(VIEW.dequantized.counts)
-    assert [float(row["Weight value"]) for row in series["grid (16 values)"]] == list(VIEW.grid)
+    (form,) = VIEW.formats
+    assert [int(row["Weights (count)"]) for row in series[form.format]] == list(form.dequantized.counts)
+    assert [float(row["Weight value"]) for row in series["grid (16 values)"]] == list(form.grid)
     assert {row["Weights (count)"] for row in series["grid (16 values)"]} == {""}
 
 

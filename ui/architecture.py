@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from quant_core import plots
+from quant_core.contrast import main_score
 from quant_core.errors import QuantError
 from quant_core.schema import ORIGINAL, ModelInfo
 from quant_core.workspace import DEFAULT_FORMATS
@@ -140,7 +141,7 @@ def _sizes(info: ModelInfo) -> tuple[plots.Measure | None, str]:
 
 def _sensitivity(info: ModelInfo) -> tuple[plots.Measure | None, str]:
     table = scores.table(info)
-    score = drafts.table_score(table) if table is not None else "fisher"
+    score = main_score(table) if table is not None else "fisher"
     if table is None or not table.scores(score):
         return None, "No layer of this model has a KL score yet: one sweep over a text gives all of them."
     form = score_view.shown_format(table)
