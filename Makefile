@@ -12,7 +12,7 @@ LOCKED   := requirements.txt requirements.lock
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint types imports pytest unit browser format lock catalog benchmark clean distclean
+.PHONY: help run test lint types imports pytest unit browser format lock catalog screenshots benchmark clean distclean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ lock: $(DEV)  ## write requirements.lock anew from the environment
 
 catalog: $(RUNTIME)  ## write quant_core/catalog.json anew from the registries
 	@$(BIN)/python -m quant_core catalog $(ARGS)
+
+screenshots: $(DEV)  ## take the pictures of every page anew, into docs/screens
+	@$(BIN)/python -m tools.screenshots $(ARGS)
 
 benchmark: $(RUNTIME)  ## list the benchmarks, or run one: make benchmark NAME=...
 ifdef NAME

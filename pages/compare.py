@@ -1,29 +1,37 @@
-"""Compare: original, recipe and another write from the same prompt and seed, and what was measured."""
+"""Compare: original, recipe and another side by side: their texts, a blind vote, and what was measured."""
 
 import streamlit as st
 
-from ui import setup
-from ui.compare_page import metrics, recipe_or_hint, settings, texts
+from ui import compare_choices, compare_page, compare_speed, setup
+from ui.compare_variants import sections
 from ui.entry import ensure_entry, link
 from ui.widgets import empty_state, model_header
 
 ensure_entry("compare")
-info = model_header("Compare", "Read what the recipe does to the text: same prompt, same random numbers.")
+info = model_header("Compare", "Read and measure what the recipe does to the model's text.")
 setup.panel(info)
-recipe = recipe_or_hint(info)
+recipe = compare_page.recipe_or_hint(info)
 
-if recipe is None:
-    empty_state(
-        "There is no recipe yet. The original can write, and so can a recipe that needs no scores (Another).",
-        "recipe",
-        "Make a recipe",
-    )
-
-settings(info, recipe)
-texts(info, recipe)
+section = sections()
+if section == "texts":
+    if recipe is None:
+        empty_state(
+            "There is no recipe yet. The original can write, and so can a recipe that needs no scores (Another).",
+            "recipe",
+            "Make a recipe",
+        )
+    compare_page.settings(info, recipe)
+    compare_page.texts(info, recipe)
+elif section == "vote":
+    compare_page.vote(info, recipe)
+elif section == "text":
+    compare_page.on_text(info, recipe)
+elif section == "choices":
+    compare_choices.show(info, recipe)
+else:
+    compare_speed.show(info, recipe)
 
 if recipe is not None:
-    metrics(info, recipe)
     with st.container(horizontal=True):
         link("recipe", "Change the recipe")
         link("export", "Take the recipe with you")

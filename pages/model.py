@@ -2,8 +2,9 @@
 
 import streamlit as st
 
+from ui.architecture import architecture
 from ui.entry import ensure_entry, link
-from ui.model_view import layers, memory_view, overview, sizes
+from ui.model_view import layers, memory_view, overview
 from ui.widgets import try_header
 
 ensure_entry("model")
@@ -16,13 +17,9 @@ if info is not None:
         link("sensitivity", "Find its sensitive layers")
         link("recipe", "Make a recipe")
         link("start", "Open another model")
-    memory, roles = st.columns([3, 2], gap="large")
-    with memory:
-        st.subheader("Memory at each precision", anchor=False)
-        memory_view(info)
-    with roles:
-        st.subheader("Where the bytes are", anchor=False)
-        sizes(info)
+    st.subheader("Architecture", anchor=False)
+    architecture(info)
+    memory_view(info)
     st.subheader("Layers", anchor=False)
     layers(info)
 else:

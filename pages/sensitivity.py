@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from ui import added_formats, score_charts, score_form, score_view
+from ui import added_formats, score_charts, score_form, score_view, selected_layers
 from ui.entry import ensure_entry, link
 from ui.widgets import model_header
 
@@ -28,5 +28,5 @@ if table is not None:
         score_charts.draw(info, table, tables, form, score)
         st.caption(f"On {score_view.measured_on(table)}. {added_formats.origin(table, form)}")
     with layer:
-        score_view.layer_panel(info, table, unit, form, score)
+        selected_layers.beside(info, table, unit, form, score)
     link("recipe", "Turn these scores into a recipe")

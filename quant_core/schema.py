@@ -382,13 +382,63 @@ class RescoreRequest:
 
 @dataclass(frozen=True)
 class LayerRequest:
-    """Histogram, grid and error of one unit in one format. Answer: ``LayerView``."""
+    """Histogram of one or more units, and grid and error in some formats over it. Answer: ``LayerView``.
+
+    A rewrite of the setup that searches takes every decided unit to be in the first of the formats.
+    """
+
+    model: ModelRef
+    fingerprint: str
+    units: tuple[str, ...]
+    formats: tuple[str, ...]
+    """Full format names."""
+    bins: int = 120
+    setup: Setup = Setup()
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WindowRequest:
+    """A rectangle of one unit's weights and of their error in a format, binned. Answer: ``Window``."""
 
     model: ModelRef
     fingerprint: str
     unit: str
     format: str
-    bins: int = 120
+    rows: tuple[int, int] = (0, 0)
+    """First output, and one past the last; (0, 0) for all. ``columns`` likewise of inputs."""
+    columns: tuple[int, int] = (0, 0)
+    cells: int = 128
+    """At most so many bins in each direction."""
+    setup: Setup = Setup()
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChannelsRequest:
+    """How far the weights of each output and of each input of a unit reach. Answer: ``ChannelRanges``."""
+
+    model: ModelRef
+    fingerprint: str
+    unit: str
+    format: str = ""
+    """What a rewrite that searches takes every decided unit to be in."""
+    bins: int = 256
+    setup: Setup = Setup()
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class InputsRequest:
+    """What enters a unit while the model reads the setup's calibration text. Answer: ``LayerInputs``."""
+
+    model: ModelRef
+    fingerprint: str
+    unit: str
+    format: str = ""
+    """What a rewrite that searches takes every decided unit to be in."""
+    bins: int = 256
+    """At most so many bins of values, and of channels."""
     setup: Setup = Setup()
     roots: tuple[str, ...] = ()
 
@@ -541,6 +591,91 @@ class RecommendRequest:
 
 
 @dataclass(frozen=True)
+class VariantSpec:
+    """A variant of a model to write with or to time; the model as it is where nothing is named."""
+
+    assignment: Mapping[str, str] = field(default_factory=dict)
+    """Unit name to full format name; units not named keep the original weights."""
+    setup: Setup = Setup()
+    label: str = ""
+    """What to call it on screen."""
+
+
+@dataclass(frozen=True)
+class PromptsRequest:
+    """Write from every prompt of a set with two variants, to be told apart blindly. Answer: ``PromptTexts``."""
+
+    model: ModelRef
+    fingerprint: str
+    prompts: tuple[str, ...]
+    variants: tuple[VariantSpec, VariantSpec]
+    tokens: int = 60
+    seed: int = 0
+    """Prompt number i (from 0) is written with ``seed + i``, both variants with the same random numbers."""
+    temperature: float = 0.8
+    top_p: float = 0.95
+    chat: bool = False
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with choices, one of which is right."""
+
+    context: str
+    """What stands before a choice."""
+    choices: tuple[str, ...]
+    answer: int
+    """Index of the right choice."""
+
+
+@dataclass(frozen=True)
+class ChoicesRequest:
+    """Score the choices of questions by their likelihood, original and recipe. Answer: ``ChoiceScores``."""
+
+    model: ModelRef
+    fingerprint: str
+    questions: tuple[Question, ...]
+    assignment: Mapping[str, str]
+    """Unit name to full format name; units not named keep the original weights."""
+    setup: Setup = Setup()
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TailsRequest:
+    """Measure how a recipe's KL divergence is spread over the tokens of a text. Answer: ``KlTails``."""
+
+    model: ModelRef
+    fingerprint: str
+    assignment: Mapping[str, str]
+    """Unit name to full format name; units not named keep the original weights."""
+    text: TextSource = EVALUATION
+    tokens: int = 4096
+    sequence: int = 256
+    setup: Setup = Setup()
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SpeedRequest:
+    """Time variants reading a prompt and writing. Answer: ``Speeds``; unlike others its key holds the device."""
+
+    model: ModelRef
+    fingerprint: str
+    variants: tuple[VariantSpec, ...]
+    prompt: int = 128
+    """Tokens that are read at once."""
+    tokens: int = 32
+    """Tokens that are written behind them."""
+    repeats: int = 5
+    """Measured rounds; one more before them warms up."""
+    take: int = 1
+    """Number of the measurement, so that it can be made again."""
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class LookRequest:
     """Read what the hub says of a model, before anything is downloaded. Answer: ``HubModel``."""
 
@@ -587,6 +722,9 @@ Request = (
     | SensitivityRequest
     | RescoreRequest
     | LayerRequest
+    | WindowRequest
+    | ChannelsRequest
+    | InputsRequest
     | WeightsRequest
     | EvaluateRequest
     | ProveRequest
@@ -594,6 +732,10 @@ Request = (
     | AttributionRequest
     | TrainRequest
     | RecommendRequest
+    | PromptsRequest
+    | ChoicesRequest
+    | TailsRequest
+    | SpeedRequest
     | LookRequest
     | DownloadRequest
     | CatalogRequest
@@ -679,16 +821,14 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class LayerView:
-    """One unit in one format, binned for drawing; values are in the weight's own unit."""
+class FormatView:
+    """What a format does to the weights of a ``LayerView``; values are in the weight's own unit."""
 
-    unit: str
     format: str
-    weights: Histogram
     dequantized: Histogram
-    """Of the weights after quantization, on the same edges."""
+    """Of the weights after quantization, on the edges of ``LayerView.weights``."""
     errors: Histogram
-    """Of dequantized minus original."""
+    """Of dequantized minus original, on edges that all formats of the view share."""
     grid: tuple[float, ...]
     """Every value that the block of median scale can hold."""
     clip_low: float
@@ -698,19 +838,134 @@ class LayerView:
     """How many weights share that block's scale."""
     blocks: int
     outside: float
-    """Share of the unit's weights outside the range of their own block, in 0..1."""
+    """Share of the weights outside the range of their own block, in 0..1."""
     sqnr_db: float | None
     """10 log10(|W|^2 / |dW|^2); None where nothing changed."""
+    mean_square: float
+    """Mean squared error of a weight."""
+    largest_error: float
+    """Largest |dequantized - original|."""
+    bits_per_weight: float
+    padded: int
+    kept: float = 0.0
+    """Share of the weights that the format keeps in 16 bits, in 0..1."""
+    kept_from: float = 0.0
+    """The smallest |w| among them; 0 if there are none."""
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """One or more units and what formats do to them, binned for drawing; values are in the weight's own unit."""
+
+    units: tuple[str, ...]
+    parameters: int
+    weights: Histogram
     kurtosis: float
     """Excess kurtosis of the weights; 0 for a normal distribution."""
     outlier_share: float
     """Share of weights beyond 4 standard deviations, in 0..1 (0.00006 for a normal distribution)."""
-    absolute_maximum: float
+    minimum: float
+    maximum: float
     standard_deviation: float
-    bits_per_weight: float
-    padded: int
+    formats: tuple[FormatView, ...]
     notes: tuple[str, ...] = ()
     """What went otherwise than asked, a sentence each."""
+
+    @property
+    def absolute_maximum(self) -> float:
+        """Largest |w|."""
+        return max(-self.minimum, self.maximum)
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One weight: where it is, what it is, and what it becomes."""
+
+    row: int
+    """Output."""
+    column: int
+    """Input."""
+    weight: float
+    quantized: float
+
+    @property
+    def error(self) -> float:
+        """Quantized minus original."""
+        return self.quantized - self.weight
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of a unit's weights and of their error in a format, each cell a bin of weights or a single one.
+
+    A cell shows the value of its bin that is largest in size, with its sign, to three significant digits.
+    """
+
+    unit: str
+    format: str
+    row_edges: tuple[int, ...]
+    """First output of each bin, and one past the last bin's last; ``column_edges`` likewise of inputs."""
+    column_edges: tuple[int, ...]
+    weights: Matrix
+    """(row bins, column bins)."""
+    errors: Matrix
+    largest: Spot
+    """The weight of the rectangle that is largest in size."""
+    worst: Spot
+    """The weight of the rectangle with the largest error."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Ranges of values along the outputs or the inputs of a unit, in bins of neighbouring channels."""
+
+    edges: tuple[int, ...]
+    """First channel of each bin, and one past the last bin's last."""
+    minimum: tuple[float, ...]
+    low: tuple[float, ...]
+    """1 % of the bin's values lie below; likewise above ``high``."""
+    high: tuple[float, ...]
+    maximum: tuple[float, ...]
+    furthest: int
+    """The channel that holds the value largest in size."""
+    reach: float
+    """Size of that value."""
+    median: float
+    """Of the channels' largest sizes."""
+
+
+@dataclass(frozen=True)
+class ChannelRanges:
+    """How far the weights of each output and of each input of a unit reach, in the weight's own unit."""
+
+    unit: str
+    outputs: Channels
+    inputs: Channels
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """What entered a unit over a text, in the activation's own unit."""
+
+    unit: str
+    values: Histogram
+    edges: tuple[int, ...]
+    """First input of each bin, and one past the last bin's last, as in ``ChannelRanges.inputs``."""
+    largest: tuple[float, ...]
+    """Largest |x| of each bin over the text."""
+    mean: tuple[float, ...]
+    """Mean |x| of each bin."""
+    furthest: int
+    """The input that holds the value largest in size."""
+    reach: float
+    """Size of that value."""
+    median: float
+    """Of the inputs' largest sizes."""
+    tokens: int
+    """Tokens whose inputs were seen: fewer than were read for an expert."""
+    text_hash: str
+    text_label: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -881,6 +1136,14 @@ class TokenEvent:
 
 
 @dataclass(frozen=True)
+class ReadingEvent:
+    """What was measured of a side's tokens, once its text has ended."""
+
+    side: Side
+    reading: TokenReading
+
+
+@dataclass(frozen=True)
 class Attribution:
     """How far each unit's rounding alone moves one prediction, KL(original || rounded) in nats."""
 
@@ -892,6 +1155,116 @@ class Attribution:
     """Of all that the recipe and its setup do together."""
     tokens: int
     """How many stand before the place."""
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptTexts:
+    """What two variants wrote: a row a prompt, a column a variant, without the prompts."""
+
+    texts: tuple[tuple[str, str], ...]
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChoiceScores:
+    """Log-likelihood in nats of every choice behind its context: a row a question, a column a choice."""
+
+    original: Matrix
+    recipe: Matrix
+    cut: int
+    """Questions whose context was shortened from its beginning to fit the model."""
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A token and the probability that a model gave it, in 0..1."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class WorstToken:
+    """A place where a recipe's prediction is far from the original's."""
+
+    before: str
+    """The text up to the place."""
+    token: str
+    """What stands there."""
+    kl: float
+    """In nats."""
+    original: tuple[Guess, ...]
+    """What the original finds likeliest, the likeliest first."""
+    recipe: tuple[Guess, ...]
+    original_chance: float
+    """The probability that the original gives to what stands there."""
+    recipe_chance: float
+
+
+@dataclass(frozen=True)
+class KlTails:
+    """How KL(original || recipe) is spread over the tokens of a text, in nats a token."""
+
+    edges: tuple[float, ...]
+    """Bounds of bins, rising by equal factors."""
+    counts: tuple[int, ...]
+    """Tokens a bin; the first bin holds all that are lower too, the last all that are higher."""
+    mean: float
+    median: float
+    p90: float
+    p99: float
+    p999: float
+    maximum: float
+    over: float
+    """Share of tokens above 0.1 nats, in 0..1."""
+    worst: tuple[WorstToken, ...]
+    """The farthest first."""
+    tokens: int
+    """Predicted positions that were measured."""
+    text_hash: str
+    text_label: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a variant ran, medians over repeats; each median with the least and the most."""
+
+    first: tuple[float, float, float]
+    """Seconds from the prompt to the first token: median, least, most."""
+    prompt: tuple[float, float, float]
+    """Prompt tokens a second."""
+    decode: tuple[float, float, float]
+    """Written tokens a second, behind the first."""
+    peak: int
+    """Bytes: on a GPU the most that PyTorch had allocated, on a CPU the most of the process that was seen."""
+    joules: tuple[float, float] | None
+    """A written token: of the whole GPU, and above what it takes when idle; None where it cannot be measured."""
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Variants timed in turns on one machine."""
+
+    variants: tuple[Speed, ...]
+    prompt: int
+    tokens: int
+    repeats: int
+    dtype: str
+    hardware: str
+    """Name of the GPU or CPU; empty where the system does not tell."""
+    device: str
+    """``cpu``, ``cuda:0``."""
+    threads: int
+    """That PyTorch computed with on the CPU."""
+    idle: float | None
+    """Watts before the measurement; None where it cannot be measured."""
     seconds: float
     notes: tuple[str, ...] = ()
 
@@ -950,13 +1323,15 @@ class ScoresEvent:
     table: ScoreTable
 
 
-Event = TokenEvent | LossEvent | ScoresEvent
+Event = TokenEvent | ReadingEvent | LossEvent | ScoresEvent
 
 
 def load_event(data: Any) -> Event:
     """The event held in JSON ``data``; raises ``ValueError`` if it is none."""
     if "table" in data:
         return load(ScoresEvent, data)
+    if "reading" in data:
+        return load(ReadingEvent, data)
     return load(LossEvent, data) if "loss" in data else load(TokenEvent, data)
 
 
@@ -1006,6 +1381,9 @@ Result = (
     | ModelInfo
     | ScoreTable
     | LayerView
+    | Window
+    | ChannelRanges
+    | LayerInputs
     | WeightStatistics
     | Evaluation
     | Proof
@@ -1013,6 +1391,10 @@ Result = (
     | Attribution
     | Training
     | Recommendation
+    | PromptTexts
+    | ChoiceScores
+    | KlTails
+    | Speeds
     | HubModel
     | Downloaded
     | Exported

@@ -24,6 +24,7 @@ from quant_core.allocation import (
     calibration,
     choose,
     contenders,
+    fits,
     moves,
     needs,
     neighbours,
@@ -72,6 +73,7 @@ from quant_core.schema import (
     TokenEvent,
     Training,
     Unit,
+    Use,
     WeightsRequest,
     WeightStatistics,
 )
@@ -80,7 +82,9 @@ from quant_core.store.exchange import read_runs, write_runs
 from quant_core.store.keys import folder_signature
 from quant_core.store.kinds import Modelless
 from quant_core.store.results import SavedRecipe
+from quant_core.store.votes import Choice, Vote
 from quant_core.targets import TARGETS, Target, hardware
+from quant_core.targets.energy import token_joules
 from quant_core.targets.hardware import Hardware
 
 DEFAULT_FORMATS = ("int2", "int3", "int4", "int5", "int6", "int8", "nf4")
@@ -177,11 +181,20 @@ class Workspace:
 
     def assigned_bytes(self, info: ModelInfo, assignment: Mapping[str, str]) -> float:
         """What all the model's weights take under an assignment; units it does not name keep the original weights."""
-        bits = info.other_bits
+        return (info.other_bits + sum(self.assigned_bits(info, assignment).values())) / 8
+
+    def assigned_bits(self, info: ModelInfo, assignment: Mapping[str, str]) -> dict[str, int]:
+        """All bits that each unit takes under an assignment; units it does not name keep the original weights."""
+        found: dict[str, int] = {}
+        known: dict[tuple[int, int, int, str], int] = {}
         for unit in info.units:
             form = assignment.get(unit.name, schema.ORIGINAL)
-            bits += unit.parameters * unit.bits if form == schema.ORIGINAL else self.stored_bits(unit, form)
-        return bits / 8
+            alike = (unit.rows, unit.columns, unit.bits, form)
+            if alike not in known:
+                original = form == schema.ORIGINAL
+                known[alike] = unit.parameters * unit.bits if original else self.stored_bits(unit, form)
+            found[unit.name] = known[alike]
+        return found
 
     def rewritten(self, info: ModelInfo, transforms: Sequence[str]) -> ModelInfo:
         """The model as ``transforms`` leave it: some make a tied head a weight of its own."""
@@ -222,6 +235,10 @@ class Workspace:
     def events(self, job_id: str, after: int = -1) -> list[TokenEvent]:
         """The tokens a job streamed behind position ``after``; the first event has position 0."""
         return self._client.events(job_id, after)
+
+    def readings(self, job_id: str) -> dict[schema.Side, schema.TokenReading]:
+        """What a running generation measured of the texts that have ended."""
+        return self._client.readings(job_id)
 
     def losses(self, job_id: str, after: int = -1) -> list[LossEvent]:
         """The losses a training streamed behind position ``after``; the first event has position 0."""
@@ -270,6 +287,12 @@ class Workspace:
     @overload
     def result(self, request: schema.LayerRequest) -> LayerView | None: ...
     @overload
+    def result(self, request: schema.WindowRequest) -> schema.Window | None: ...
+    @overload
+    def result(self, request: schema.ChannelsRequest) -> schema.ChannelRanges | None: ...
+    @overload
+    def result(self, request: schema.InputsRequest) -> schema.LayerInputs | None: ...
+    @overload
     def result(self, request: WeightsRequest) -> WeightStatistics | None: ...
     @overload
     def result(self, request: schema.EvaluateRequest) -> Evaluation | None: ...
@@ -283,6 +306,14 @@ class Workspace:
     def result(self, request: schema.TrainRequest) -> Training | None: ...
     @overload
     def result(self, request: schema.RecommendRequest) -> schema.Recommendation | None: ...
+    @overload
+    def result(self, request: schema.PromptsRequest) -> schema.PromptTexts | None: ...
+    @overload
+    def result(self, request: schema.ChoicesRequest) -> schema.ChoiceScores | None: ...
+    @overload
+    def result(self, request: schema.TailsRequest) -> schema.KlTails | None: ...
+    @overload
+    def result(self, request: schema.SpeedRequest) -> schema.Speeds | None: ...
     @overload
     def result(self, request: schema.LookRequest) -> schema.HubModel | None: ...
     @overload
@@ -304,6 +335,14 @@ class Workspace:
     @overload
     def run(self, request: schema.LayerRequest, on_progress: Watch | None = None) -> LayerView: ...
     @overload
+    def run(self, request: schema.WindowRequest, on_progress: Watch | None = None) -> schema.Window: ...
+    @overload
+    def run(
+        self, request: schema.ChannelsRequest, on_progress: Watch | None = None
+    ) -> schema.ChannelRanges: ...
+    @overload
+    def run(self, request: schema.InputsRequest, on_progress: Watch | None = None) -> schema.LayerInputs: ...
+    @overload
     def run(self, request: WeightsRequest, on_progress: Watch | None = None) -> WeightStatistics: ...
     @overload
     def run(self, request: schema.EvaluateRequest, on_progress: Watch | None = None) -> Evaluation: ...
@@ -321,6 +360,16 @@ class Workspace:
     def run(
         self, request: schema.RecommendRequest, on_progress: Watch | None = None
     ) -> schema.Recommendation: ...
+    @overload
+    def run(self, request: schema.PromptsRequest, on_progress: Watch | None = None) -> schema.PromptTexts: ...
+    @overload
+    def run(
+        self, request: schema.ChoicesRequest, on_progress: Watch | None = None
+    ) -> schema.ChoiceScores: ...
+    @overload
+    def run(self, request: schema.TailsRequest, on_progress: Watch | None = None) -> schema.KlTails: ...
+    @overload
+    def run(self, request: schema.SpeedRequest, on_progress: Watch | None = None) -> schema.Speeds: ...
     @overload
     def run(self, request: schema.LookRequest, on_progress: Watch | None = None) -> schema.HubModel: ...
     @overload
@@ -410,6 +459,16 @@ class Workspace:
             return self.parse_format(name).name == name
         except FormatError:
             return False
+
+    # --- blind votes
+
+    def vote(self, key: str, voter: str, prompt: int, choice: Choice) -> None:
+        """Keep what a voter says of a prompt; what they said of it before no longer counts."""
+        self._client.store.votes.add(key, voter, prompt, choice)
+
+    def votes(self, key: str) -> list[Vote]:
+        """The votes of all voters on the texts under a key."""
+        return self._client.store.votes.of(key)
 
     # --- models
 
@@ -762,6 +821,18 @@ class Workspace:
         """What a recipe takes while the model runs as ``terms`` say: memory, bytes read and time for a token."""
         return needs.usage_of(info, table, assignment, terms)
 
+    def running(self, info: ModelInfo, assignment: Mapping[str, str], use: Use) -> Usage:
+        """As ``usage``, of any assignment and without scores; ``info`` is the model as rewrites leave it."""
+        units = {unit.name: unit for unit in info.units}
+        forms = {unit: form for unit, form in assignment.items() if form != schema.ORIGINAL and unit in units}
+        stored = {unit: self.stored_bits(units[unit], form) for unit, form in forms.items()}
+        return needs.usage_with(info, forms, stored, use)
+
+    def token_joules(self, info: ModelInfo, running: Usage) -> tuple[float, float]:
+        """Least and most joules that a written token is estimated to take on a processor, for one sequence."""
+        weights = sum(unit.parameters for unit in info.units if unit.kind != "embedding" or unit.tied)
+        return token_joules(running.active + running.cache, weights)
+
     def references(
         self, info: ModelInfo, table: ScoreTable, average_bits: float, score: ScoreName = "fisher"
     ) -> list[Reference]:
@@ -785,6 +856,10 @@ class Workspace:
     def machines(self) -> Mapping[str, Hardware]:
         """The hardware profiles that time is predicted for, by name."""
         return hardware.machines()
+
+    def fits(self, info: ModelInfo, weights: Mapping[str, float], use: Use) -> tuple[fits.Fit, ...]:
+        """How a model lies in each machine's memory, from the bytes of its weights at each precision."""
+        return fits.fits(info, weights, use, self.machines.values())
 
     def gguf_mix(self, info: ModelInfo, mix: str) -> dict[str, str]:
         """Full format names by unit as llama.cpp's ``mix`` (``q4_k_m``) has them; ``FormatError`` if it has no rule."""

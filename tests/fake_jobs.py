@@ -98,7 +98,7 @@ def train(context: Context, request: TrainRequest) -> Training:
 
 
 def layer(context: Context, request: LayerRequest) -> Any:
-    raise JobError(f"There is no weight {request.unit!r}.", "Pick another.")
+    raise JobError(f"There is no weight {request.units[0]!r}.", "Pick another.")
 
 
 def catalog(context: Context, request: CatalogRequest) -> Catalog:

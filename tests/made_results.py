@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import math
 import random
+from itertools import pairwise
 
 from quant_core.schema import (
+    ChannelRanges,
+    Channels,
+    FormatView,
     Histogram,
+    LayerInputs,
     LayerView,
     Matrix,
     ModelInfo,
     ModelRef,
     ScoreTable,
+    Spot,
     Training,
     TrainRequest,
     Unit,
     UnitStatistics,
     WeightStatistics,
+    Window,
     replace,
 )
 
@@ -107,24 +114,72 @@ def rescored(info: ModelInfo, forms: tuple[str, ...], units: tuple[str, ...] = (
     )  # fmt: skip
 
 
-def layer_view(
-    unit: str = "model.layers.0.self_attn.q_proj.weight", form: str = "int4/g64/asym"
-) -> LayerView:
-    """A normal distribution between -0.16 and 0.16 on a 16-value grid."""
+def layer_view(unit: str = "model.layers.0.self_attn.q_proj.weight", *forms: str) -> LayerView:
+    """A normal distribution between -0.16 and 0.16 on a 16-value grid, of int4/g64/asym unless others are named."""
     bins = 120
     edges = tuple(-0.16 + 0.32 * index / bins for index in range(bins + 1))
     shape = [math.exp(-(((low + 0.32 / bins / 2) / 0.04) ** 2) / 2) for low in edges[:-1]]
     weights = tuple(int(2000 * value) for value in shape)
     dice = random.Random(1)
-    return LayerView(
-        unit=unit, format=form,
-        weights=Histogram(edges, weights),
-        dequantized=Histogram(edges, tuple(int(count * dice.uniform(0.4, 1.6)) for count in weights)),
-        errors=Histogram(tuple(-0.006 + 0.0001 * i for i in range(121)), tuple(500 + i % 7 for i in range(120))),
-        grid=tuple(-0.1 + 0.2 * step / 15 for step in range(16)), clip_low=-0.1, clip_high=0.1,
-        block_values=64, blocks=1024, outside=0.0, sqnr_db=19.4, kurtosis=0.8, outlier_share=0.0003,
-        absolute_maximum=0.158, standard_deviation=0.04, bits_per_weight=4.3125, padded=0,
+    formats = tuple(
+        FormatView(
+            format=form,
+            dequantized=Histogram(edges, tuple(int(count * dice.uniform(0.4, 1.6)) for count in weights)),
+            errors=Histogram(tuple(-0.006 + 0.0001 * i for i in range(121)), tuple(500 + i % 7 for i in range(120))),
+            grid=tuple(-0.1 + 0.2 * step / 15 for step in range(16)), clip_low=-0.1, clip_high=0.1,
+            block_values=64, blocks=1024, outside=0.0, sqnr_db=19.4, mean_square=1.84e-5, largest_error=0.006,
+            bits_per_weight=4.3125, padded=0,
+        )
+        for form in forms or ("int4/g64/asym",)
     )  # fmt: skip
+    return LayerView(
+        units=(unit,), parameters=65_536, weights=Histogram(edges, weights), kurtosis=0.8, outlier_share=0.0003,
+        minimum=-0.158, maximum=0.15, standard_deviation=0.04, formats=formats,
+    )  # fmt: skip
+
+
+BINS = 16
+"""Bins of channels."""
+
+
+def channel_ranges(unit: Unit) -> ChannelRanges:
+    """Every channel reaches from -0.1 to 0.1, but output 3 and input 7 to 0.6."""
+
+    def channels(count: int, furthest: int) -> Channels:
+        edges = tuple(count * place // BINS for place in range(BINS + 1))
+        reach = tuple(0.6 if low <= furthest < high else 0.1 for low, high in pairwise(edges))
+        flat = (0.05,) * BINS
+        return Channels(edges, (-0.1,) * BINS, tuple(-each for each in flat), flat, reach, furthest, 0.6, 0.1)
+
+    return ChannelRanges(unit.name, channels(unit.rows, 3), channels(unit.columns, 7))
+
+
+def layer_inputs(unit: Unit) -> LayerInputs:
+    """Activations up to 1, but 8 in input 5."""
+    edges = tuple(unit.columns * place // BINS for place in range(BINS + 1))
+    largest = tuple(8.0 if low <= 5 < high else 1.0 for low, high in pairwise(edges))
+    return LayerInputs(
+        unit.name, Histogram((-1.0, 0.0, 8.0), (5000, 4000)), edges, largest, (0.2,) * BINS, 5, 8.0, 1.0, 8192,
+        "0" * 24, "bundled calibration text", 2.0,
+    )  # fmt: skip
+
+
+def window(
+    unit: Unit, form: str = "int4/g64/asym", area: tuple[int, int, int, int] | None = None, cells: int = 128
+) -> Window:
+    """Weights that rise with their place, each a tenth too large after rounding."""
+    top, bottom, left, right = area or (0, unit.rows, 0, unit.columns)
+
+    def edges(first: int, end: int) -> tuple[int, ...]:
+        number = min(cells, end - first)
+        return tuple(first + (end - first) * place // number for place in range(number + 1))
+
+    rows, columns = edges(top, bottom), edges(left, right)
+    weights = tuple(tuple(0.001 * (row + column) - 0.2 for column in columns[1:]) for row in rows[1:])
+    errors = tuple(tuple(value / 10 for value in row) for row in weights)
+    last = weights[-1][-1]
+    spot = Spot(bottom - 1, right - 1, last, last * 1.1)
+    return Window(unit.name, form, rows, columns, weights, errors, spot, spot)
 
 
 def weight_statistics(info: ModelInfo) -> WeightStatistics:

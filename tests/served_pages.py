@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from quant_core.schema import (
     CALIBRATION,
+    ChannelsRequest,
     Evaluation,
     Generation,
     Job,
@@ -23,7 +24,7 @@ from quant_core.schema import (
 from quant_core.store import Store
 from quant_core.workspace import DEFAULT_FORMATS, Workspace, browser_roots
 from tests import made_results
-from ui.layers import BINS
+from ui.weight_view import BINS
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,8 +44,10 @@ def seed(home: Path, tables: bool = True, blocks: int = 8) -> ModelInfo:
     store.results.put(workspace.inspect_request(ModelRef("bundled")), info)
     for unit in info.units:
         for name in (*made_results.FORMATS, "int4/channel/sym", "original"):
-            layer = LayerRequest(info.ref, info.fingerprint, unit.name, name, BINS)
+            layer = LayerRequest(info.ref, info.fingerprint, (unit.name,), (name,), BINS)
             store.results.put(layer, made_results.layer_view(unit.name, name))
+        ranges = made_results.channel_ranges(unit)
+        store.results.put(ChannelsRequest(info.ref, info.fingerprint, unit.name), ranges)
     if tables:
         names = tuple(workspace.parse_format(family).name for family in DEFAULT_FORMATS)
         request = SensitivityRequest(info.ref, info.fingerprint, names, CALIBRATION)

@@ -362,6 +362,14 @@ def test_from_a_model_to_a_recipe_to_its_measure_and_its_text(call: Call, tmp_pa
     assert 400 < measured["tokens"] <= 512
     assert measured["predicted_kl"] == made["predicted_kl"]
 
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"query": "The cat sat on the", "choices": ["mat.", "of."], "gold": 0}\nno\n')
+    asked = call("evaluate", "bundled", "--recipe", file, "--choices", questions, "--json").json
+    assert (asked["questions"], asked["left_out"]) == (1, "Left out: line 2 (no JSON).")
+    assert asked["acc"]["original"] in (0.0, 1.0)
+    assert asked["acc_norm"]["p"] == 1.0
+    assert "acc_norm" in call("evaluate", "bundled", "--recipe", file, "--choices", questions).out
+
     writes = ["generate", "bundled", "--recipe", file, "--prompt", "Once upon a time", "--tokens", 12]
     texts = call(*writes, "--seed", 3, "--json").json
     assert texts == call(*writes, "--seed", 3, "--json").json
@@ -369,6 +377,9 @@ def test_from_a_model_to_a_recipe_to_its_measure_and_its_text(call: Call, tmp_pa
     assert texts["original"]
     assert texts["recipe"]
     assert isinstance(texts["divergence"], int)
+    both = call(*writes, "--seed", 3, "--other", file, "--json").json
+    assert (both["other"], both["other_divergence"]) == (both["recipe"], both["divergence"])
+    assert both["recipe"] == texts["recipe"]
 
 
 def test_the_answers_can_be_read_without_json(call: Call, tmp_path: Path) -> None:

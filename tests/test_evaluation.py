@@ -19,7 +19,7 @@ from quant_core.calibration.text import bundled_text, tokenize
 from quant_core.errors import Cancelled, ModelError, QuantError, TextError
 from quant_core.evaluation.attribution import attribute
 from quant_core.evaluation.generation import choose, generate
-from quant_core.evaluation.layer import layer_view, view_unit
+from quant_core.evaluation.layer import layer_view, view_slots
 from quant_core.evaluation.quality import evaluate
 from quant_core.evaluation.readings import read_tokens
 from quant_core.formats import fake_quantize, find, infos
@@ -135,7 +135,7 @@ def test_a_coarse_recipe_diverges_and_the_place_is_right(llama: LoadedModel) -> 
     assert alone.original == result.original
     assert alone.recipe == ()
     tokens = [event for event in context.events if isinstance(event, TokenEvent)]
-    assert len(tokens) == len(context.events)
+    assert len(context.events) == len(tokens) + 2, "and what was measured of each side"
     sides = [event.side for event in tokens]
     assert sides[:4] == ["original", "recipe", "original", "recipe"], "streamed interleaved"
     for side in ("original", "recipe"):
@@ -296,23 +296,56 @@ def test_prompts_that_cannot_be_continued(llama: LoadedModel, prompt: str, token
 # --- one layer ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["int4/g64/asym", "int3/g32/sym", "nf4/g64", "fp8_e4m3/channel", "original"])
-def test_layer_view_counts_every_weight(tiny: LoadedModel, form: str) -> None:
+FORMS = ("int4/g64/asym", "int3/g32/sym", "nf4/g64", "fp8_e4m3/channel", "original")
+
+
+def test_layer_view_counts_every_weight(tiny: LoadedModel) -> None:
     info = tiny.info
     unit = next(unit for unit in info.units if unit.decided)
-    view = layer_view(FakeContext(tiny), LayerRequest(info.ref, info.fingerprint, unit.name, form, bins=60))
-    for histogram in (view.weights, view.dequantized, view.errors):
-        assert sum(histogram.counts) == unit.parameters
-        assert len(histogram.edges) == len(histogram.counts) + 1 == 61
-    assert view.clip_low < 0 < view.clip_high
+    view = layer_view(
+        FakeContext(tiny), LayerRequest(info.ref, info.fingerprint, (unit.name,), FORMS, bins=60)
+    )
     weight = tiny.graph.slots[unit.name].matrix()
-    error = fake_quantize(find(form), weight) - weight
-    if form == "original":
-        assert view.sqnr_db is None
-    else:
-        ratio = float(weight.square().sum() / error.square().sum())
-        assert view.sqnr_db == pytest.approx(10 * math.log10(ratio), abs=0.01)
-        assert view.grid == tuple(sorted(view.grid))
+    assert [each.format for each in view.formats] == list(FORMS)
+    assert view.parameters == unit.parameters
+    for each in view.formats:
+        for histogram in (view.weights, each.dequantized, each.errors):
+            assert sum(histogram.counts) == unit.parameters
+            assert len(histogram.edges) == len(histogram.counts) + 1 == 61
+        assert each.dequantized.edges == view.weights.edges
+        assert each.errors.edges == view.formats[0].errors.edges
+        assert each.clip_low < 0 < each.clip_high
+        error = fake_quantize(find(each.format), weight) - weight
+        assert each.largest_error == pytest.approx(float(error.abs().max()))
+        assert each.mean_square == pytest.approx(float(error.square().mean()))
+        if each.format == "original":
+            assert each.sqnr_db is None
+        else:
+            ratio = float(weight.square().sum() / error.square().sum())
+            assert each.sqnr_db == pytest.approx(10 * math.log10(ratio), abs=0.01)
+            assert each.grid == tuple(sorted(each.grid))
+
+
+def test_a_block_is_the_sum_of_its_layers(llama: LoadedModel) -> None:
+    """Layers of different widths: the same figures as of all their weights and errors in one heap, by numpy."""
+    info = llama.info
+    names = tuple(unit.name for unit in info.units if unit.block == 1)
+    asked = LayerRequest(info.ref, info.fingerprint, names, ("int3/channel/sym", "nf4/g64"), bins=50)
+    view = layer_view(FakeContext(llama), asked)
+    matrices = [llama.graph.slots[name].matrix() for name in names]
+    heap = np.concatenate([matrix.double().numpy().ravel() for matrix in matrices])
+    assert view.parameters == len(heap)
+    assert view.weights.counts == tuple(np.histogram(heap, view.weights.edges)[0])
+    assert (view.minimum, view.maximum) == (heap.min(), heap.max())
+    assert view.standard_deviation == pytest.approx(heap.std())
+    for each in view.formats:
+        rounded = [fake_quantize(find(each.format), matrix) for matrix in matrices]
+        errors = np.concatenate(
+            [(after - before).numpy().ravel() for after, before in zip(rounded, matrices, strict=True)]
+        ).astype(np.float64)
+        assert each.sqnr_db == pytest.approx(10 * math.log10((heap**2).sum() / (errors**2).sum()), abs=1e-4)
+        assert sum(each.errors.counts) == len(heap)
+    assert view.formats[0].blocks == sum(unit.rows for unit in info.units if unit.block == 1)
 
 
 class Plain(SlotRounder):
@@ -334,44 +367,51 @@ def test_a_layer_looks_the_same_some_rows_at_a_time() -> None:
     whole = {"nvfp4", *further}
     for slot, form in zip(cycle(slots), map(find, [*every, *further]), strict=False):
         assert Plain().by_rows(unit, form) == (form.name not in whole)
-        once, parts = (view_unit(FakeContext(), Plain(), slot, form, 40, part) for part in (2**30, 1000))
-        assert replace(parts, sqnr_db=None) == replace(once, sqnr_db=None)
-        assert (parts.sqnr_db or 0) == pytest.approx(once.sqnr_db or 0, rel=1e-5)
+        once, parts = (view_slots(FakeContext(), Plain(), [slot], [form], 40, part) for part in (2**30, 700))
+        (all_at_once,), (pieces,) = once.formats, parts.formats
+        assert replace(parts, formats=()) == replace(once, formats=())
+        rest = {"sqnr_db": None, "mean_square": 0.0}
+        assert replace(pieces, **rest) == replace(all_at_once, **rest)
+        assert (pieces.sqnr_db or 0) == pytest.approx(all_at_once.sqnr_db or 0, rel=1e-5)
 
 
 def test_symmetric_clipping_is_counted_by_hand(llama: LoadedModel) -> None:
     """In a symmetric channel only a positive extreme is cut off (7.5 steps away, where the grid ends at 7)."""
     info = llama.info
     name = "model.layers.0.mlp.up_proj.weight"
-    view = layer_view(FakeContext(llama), LayerRequest(info.ref, info.fingerprint, name, "int4/channel/sym"))
+    view = layer_view(
+        FakeContext(llama), LayerRequest(info.ref, info.fingerprint, (name,), ("int4/channel/sym",))
+    )
     weight = llama.graph.slots[name].matrix()
     step = (weight.abs().amax(dim=1) / 7.5).half().float()[:, None]
-    assert view.outside == pytest.approx(
+    assert view.formats[0].outside == pytest.approx(
         float(((weight > 7 * step) | (weight < -8 * step)).float().mean()), abs=1e-6
     )
-    assert view.outside > 0
+    assert view.formats[0].outside > 0
 
 
 def test_kept_weights_are_not_outside(llama: LoadedModel) -> None:
     """The extremes of a symmetric channel that are cut off are among the largest 1 %, and those are kept."""
     info = llama.info
     name = "model.layers.0.mlp.up_proj.weight"
-    request = LayerRequest(info.ref, info.fingerprint, name, "int4/channel/sym/keep1.0")
+    request = LayerRequest(info.ref, info.fingerprint, (name,), ("int4/channel/sym/keep1.0",))
     view = layer_view(FakeContext(llama), request)
     weight = llama.graph.slots[name].matrix()
     threshold = weight.abs().flatten().sort(descending=True).values[round(weight.numel() / 100) - 1]
     dense = weight.masked_fill(weight.abs() >= threshold, 0.0)
     step = (dense.abs().amax(dim=1) / 7.5).half().float()[:, None]
-    assert view.outside == pytest.approx(
+    assert view.formats[0].outside == pytest.approx(
         float(((dense > 7 * step) | (dense < -8 * step)).float().mean()), abs=1e-6
     )
-    assert view.format == "int4/channel/sym/keep1.0"
+    assert view.formats[0].format == "int4/channel/sym/keep1.0"
+    assert view.formats[0].kept == pytest.approx(float((weight.abs() >= threshold).float().mean()))
+    assert view.formats[0].kept_from == float(threshold)
 
 
 def test_an_unknown_layer_is_named(llama: LoadedModel) -> None:
     info = llama.info
     with pytest.raises(QuantError, match="no weight named 'nonsense'"):
-        layer_view(FakeContext(llama), LayerRequest(info.ref, info.fingerprint, "nonsense", "int4"))
+        layer_view(FakeContext(llama), LayerRequest(info.ref, info.fingerprint, ("nonsense",), ("int4",)))
 
 
 # --- text -----------------------------------------------------------------------------------------------------------

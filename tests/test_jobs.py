@@ -153,7 +153,7 @@ def test_interactive_jobs_are_served_in_the_middle_of_a_sweep(client: Client) ->
     assert quick.state == "done"
     assert [event.text for event in client.events(quick.id)] == ["Once 0 ", "Once 1 ", "Once 2 "]
     assert [event.index for event in client.events(quick.id, after=1)] == [2]
-    failing = ended(client, client.submit(LayerRequest(MODEL, MARK, "none", "int4/g64/asym")))
+    failing = ended(client, client.submit(LayerRequest(MODEL, MARK, ("none",), ("int4/g64/asym",))))
     assert (failing.state, failing.error) == ("failed", "There is no weight 'none'.")
     assert ended(client, client.submit(CatalogRequest())).state == "done"
     assert client.job(long.id).state == "running"

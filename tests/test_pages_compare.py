@@ -235,7 +235,7 @@ def test_metrics_come_from_the_last_measurement(
     home: Path, info: ModelInfo, request_now: GenerateRequest
 ) -> None:
     keep(home, recipe_draft.measure_request(info, request_now.assignment or {}), MEASURED)
-    app = open_page("compare")
+    app = open_page("compare", tab="text")
     frame = metrics_frame(MEASURED)
     assert frame.set_index("Metric").equals(app.table[0].value)
     assert "shows quality, not speed" in texts(app)

@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 from quant_core.schema import (
     Budget,
     Catalog,
+    ChannelsRequest,
     EvaluateRequest,
     LayerRequest,
     ModelInfo,
@@ -25,7 +26,7 @@ from tests.served_pages import MEASURED, keep, open_page, texts
 from ui import format_names
 from ui.format_names import columns, default_format, format_name, short_names, source_text
 from ui.jobs import workspace
-from ui.layers import BINS
+from ui.weight_view import BINS
 
 FIRST = "model.layers.0.self_attn.q_proj.weight"
 TURBO = "turbo3/b128/float/dq/keep0.5@wiggle:order=none"
@@ -36,7 +37,7 @@ def weights_page(home: Path, info: ModelInfo, name: str, *others: str, setup: Se
     """The weights page in a format whose view is in the store, as are those of ``others``."""
     for each in (name, *others):
         view = replace(made_results.layer_view(FIRST, each), notes=("It went otherwise.",))
-        keep(home, LayerRequest(info.ref, info.fingerprint, FIRST, each, BINS, setup or Setup()), view)
+        keep(home, LayerRequest(info.ref, info.fingerprint, (FIRST,), (each,), BINS, setup or Setup()), view)
     return open_page("weights", unit=FIRST, format=name)
 
 
@@ -103,9 +104,13 @@ def test_weights_are_shown_after_the_rewrites(home: Path, info: ModelInfo) -> No
     for each in info.units:
         view = made_results.layer_view(each.name)
         request = LayerRequest(
-            info.ref, info.fingerprint, each.name, "int4/g64/asym", BINS, Setup(("smooth",))
+            info.ref, info.fingerprint, (each.name,), ("int4/g64/asym",), BINS, Setup(("smooth",))
         )
         keep(home, request, view)
+        ranges = ChannelsRequest(
+            info.ref, info.fingerprint, each.name, "int4/g64/asym", setup=Setup(("smooth",))
+        )
+        keep(home, ranges, made_results.channel_ranges(each))
         break
     app = open_page("weights", unit=info.units[0].name, transforms="smooth", kv="int8")
     assert "shown after Smoothing." in texts(app)

@@ -11,11 +11,12 @@ from streamlit.testing.v1 import AppTest
 from streamlit.typing import PlotlyState
 
 from quant_core.errors import QuantError
-from quant_core.schema import Budget, ModelInfo, ScoreTable
+from quant_core.schema import Budget, ModelInfo, ScoreTable, replace
 from quant_core.workspace import Workspace
 from tests.served_pages import MEASURED, job, keep, open_page, seed, texts
 from ui import recipe_draft
 from ui.recipe_files import read
+from ui.recipe_pair import measured_change
 
 SOME = "model.layers.3.mlp.gate_proj.weight"
 
@@ -282,6 +283,8 @@ def test_a_failed_measurement_is_one_sentence_with_retry(
 
 
 def test_a_drag_is_one_step_for_undo(workspace: Workspace, info: ModelInfo, table: ScoreTable) -> None:
+    """The last move of a drag used to come in after Undo where the page was slow, and took the undone step again."""
+
     def script() -> None:
         import streamlit as st
 
@@ -294,14 +297,18 @@ def test_a_drag_is_one_step_for_undo(workspace: Workspace, info: ModelInfo, tabl
         assert info is not None
         table = made_results.table(info)
         first = recipe_draft.ensure(info, table)
-        for value, final in ((4.0, False), (3.5, False), (3.0, True)):
-            recipe_draft.move_budget(info, table, Budget("bits", value), final)
+        for value in (4.0, 3.5, 3.0):
+            recipe_draft.move_budget(info, table, Budget("bits", value), drag=7)
         recipe_draft.undo(info, table)
+        recipe_draft.move_budget(info, table, Budget("bits", 3.0), drag=7)
         st.session_state["same"] = recipe_draft.current(info) == first
+        recipe_draft.move_budget(info, table, Budget("bits", 3.0), drag=8)
+        st.session_state["moved"] = recipe_draft.current(info) != first
 
     app = AppTest.from_function(script, default_timeout=30).run()
     assert not app.exception
     assert app.session_state["same"]
+    assert app.session_state["moved"], "the next drag counts"
 
 
 def test_edits_in_the_table_are_taken(info: ModelInfo) -> None:
@@ -326,3 +333,49 @@ def test_edits_in_the_table_are_taken(info: ModelInfo) -> None:
         assert draft.pins == {third: "int8/g64/asym", fifth: draft.assignment[fifth]}
 
     assert not AppTest.from_function(script, default_timeout=30).run().exception
+
+
+def test_a_recipe_is_held_as_a_and_compared_with_what_is_made_of_it(info: ModelInfo) -> None:
+    app = open_page("recipe")
+    assert "Hold a recipe as A" in texts(app)
+    app.button(key="pair:hold").click().run()
+    assert "Both give every layer the same format" in texts(app)
+    held = app.session_state["url:held"]
+    first = dict(draft(app).assignment)
+    choose(app, SOME)
+    app.segmented_control(key="edit:format").set_value("int8/g64/asym").run()
+    assert app.session_state["url:held"] == held
+    assert "**1 layer differs**" in texts(app)
+    rows = next(frame.value for frame in app.dataframe if "spread" in frame.value)
+    assert list(rows["layer"]) == ["layers.3.mlp.gate_proj"]
+    figures = app.table[0].value
+    assert list(figures.index) == ["All weights", "Average bits a weight", "Predicted KL (95 %)"]
+    assert figures["B − A"].iloc[1].endswith("bits")
+    assert len(app.get("plotly_chart")) == 4
+
+    again = open_page("recipe", held=held, recipe=app.session_state["url:recipe"])
+    assert "**1 layer differs**" in texts(again), "a reload finds both"
+    again.button(key="pair:swap").click().run()
+    assert draft(again).assignment == first
+    assert "**1 layer differs**" in texts(again)
+    again.button(key="undo").click().run()
+    assert draft(again).assignment[SOME] == "int8/g64/asym"
+    app.button(key="pair:back").click().run()
+    assert draft(app).assignment == first
+    app.button(key="pair:drop").click().run()
+    assert app.session_state["url:held"] == ""
+
+
+def test_a_held_recipe_that_is_not_there_is_told(info: ModelInfo) -> None:
+    app = open_page("recipe", held="nosuchrecipe")
+    assert app.error
+    assert len(app.get("plotly_chart")) == 2, "the recipe under work stays"
+    app.button(key="pair:drop").click().run()
+    assert not app.error
+
+
+def test_measurements_of_both_are_compared_on_the_same_tokens() -> None:
+    other = replace(MEASURED, kl_mean=0.0304, kl_stderr=0.0011)
+    assert measured_change(MEASURED, other) == "−0.00400 ± 0.0030 nats/token"
+    assert measured_change(MEASURED, replace(other, tokens=1)) == "on other text"
+    assert measured_change(MEASURED, None) == "–"

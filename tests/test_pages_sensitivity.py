@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 from streamlit.typing import PlotlyState
 
@@ -18,6 +20,7 @@ from quant_core.workspace import DEFAULT_FORMATS, Workspace, browser_roots
 from tests import made_results
 from tests.served_pages import job, open_page, seed
 from ui.score_charts import VIEWS, score_rows
+from ui.selection import LAYERS
 
 SOME = "model.layers.3.mlp.gate_proj.weight"
 
@@ -205,3 +208,53 @@ def test_rows_are_complete_and_read_back(info: ModelInfo) -> None:
     assert row["role"] == "gate_proj"
     assert row["bits_per_weight"] == pytest.approx(2.28125)
     assert row["fisher"] == pytest.approx(table.fisher[table.units.index(SOME)][0])
+
+
+def test_the_map_tells_which_layers_need_many_bits(info: ModelInfo) -> None:
+    app = page(show="bits", reach="0.00001", view="map")
+    assert figure(app)["layout"]["title"]["text"] == "Bits to reach 10⁻⁵ nats/token"
+    sentence = next(
+        text.value for text in app.markdown if text.value.startswith("At 10⁻⁵ nats/token a layer")
+    )
+    assert "of 56 layers need 8 bits or more" in sentence
+    assert any(trace.get("name", "").startswith("INT8") for trace in figure(app)["data"])
+    easy = page(show="bits", reach="1")
+    assert any("none of 56 layers needs 8 bits" in text.value for text in easy.markdown)
+    shares = page(show="bits", score="weight")
+    assert any("need a score that is one" in caption.value for caption in shares.caption)
+
+
+def test_selected_layers_are_summed_and_given_a_format_in_the_recipe(info: ModelInfo) -> None:
+    app = page(drag="select", format="int3/g64/asym")
+    assert any("Nothing is selected" in caption.value for caption in app.caption)
+    app.text_input(key="selection:names").input("0-1 *.down_proj").run()
+    table = made_results.table(info)
+    names = [name for name in table.units if "down_proj" in name][:2]
+    total = sum(table.fisher[table.units.index(name)][1] for name in names)
+    shown = {metric.label: metric.value for metric in app.metric}
+    assert shown["Layers"] == "2"
+    assert float(shown["Predicted KL, summed"].split()[0]) == pytest.approx(total, rel=5e-3)
+    assert len(figure(app)["layout"]["shapes"]) == 4, "two outlines of two frames"
+    app.selectbox(key="selected:format").select("int8/g64/asym").run()
+    app.button(key="selected:give").click().run()
+    draft = app.session_state["draft:now"]
+    assert draft.pins == dict.fromkeys(names, "int8/g64/asym")
+    app.button(key="selected:undo").click().run()
+    assert app.session_state["draft:now"].pins == {}
+    app.text_input(key="selection:names").input("nothing.like.this").run()
+    assert any("No layer matches" in caption.value for caption in app.caption)
+
+
+def test_a_selection_in_the_link_is_found_again(info: ModelInfo) -> None:
+    app = page(drag="select", layers="1-7.14")
+    assert {metric.label: metric.value for metric in app.metric}["Layers"] == "8"
+    app = page(drag="select", layers="7-1")
+    assert any("the selected layers" in warning.value for warning in app.warning)
+
+
+@given(st.sets(st.integers(0, 99_999), max_size=40))
+def test_selections_read_back_from_the_url(places: set[int]) -> None:
+    rising = tuple(sorted(places))
+    text = LAYERS._write(rising)
+    assert not text or LAYERS._parse(text) == rising
+    assert bool(text) or not rising or len(rising) > 30

@@ -6,6 +6,7 @@ import json
 import math
 import tomllib
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from quant_core.plots import _common, grid, palette
 from quant_core.plots.bands import short_format
 from quant_core.schema import (
     Attribution,
+    Channels,
     Evaluation,
     Histogram,
     ModelInfo,
@@ -246,7 +248,7 @@ def test_format_map_runs_from_few_bits_to_many(small: ModelInfo, table: ScoreTab
 def test_overlay_covers_every_unit_once_and_outlines_the_selected(
     small: ModelInfo, table: ScoreTable
 ) -> None:
-    figure = plots.draw_score_map(plots.score_map(small, table, "int4/g64/asym"), LIGHT, selected=C)
+    figure = plots.draw_score_map(plots.score_map(small, table, "int4/g64/asym"), LIGHT, selected=(C,))
     overlay = next(trace for trace in figure.data if trace.customdata is not None)
     assert sorted(row[0] for row in overlay.customdata) == sorted((A, B, C, HEAD))
     assert {row[1] for row in overlay.customdata} == {"int4/g64/asym"}
@@ -333,23 +335,25 @@ def test_weight_histogram_by_hand() -> None:
     view = replace(
         made_results.layer_view(),
         weights=Histogram((-2.0, -1.0, 0.0, 2.0), (1, 5, 2)),
+    )
+    form = replace(
+        view.formats[0],
         dequantized=Histogram((-2.0, -1.0, 0.0, 2.0), (0, 6, 2)),
         grid=(-3.0, -1.0, 0.0, 1.0),
         clip_low=-3.0,
         clip_high=1.0,
     )
-    data = plots.weight_histogram(view)
+    others = (replace(form, clip_high=2.0), replace(form, grid=()))
+    data = plots.weight_histogram(replace(view, formats=(form, *others)))
     assert data.weights.centres == (-1.5, -0.5, 1.0)
     assert data.weights.widths == (1.0, 1.0, 2.0)
-    assert data.grid == (-1.0, 0.0, 1.0)
-    assert data.clips
-    assert not plots.weight_histogram(replace(view, clip_high=2.0)).clips
-    assert not plots.weight_histogram(replace(view, grid=())).clips
+    assert data.formats[0].grid == (-1.0, 0.0, 1.0)
+    assert [each.clips for each in data.formats] == [True, False, False]
 
 
 def test_a_malformed_histogram_is_refused() -> None:
     with pytest.raises(ValueError, match="3 edges do not bound 3 counts"):
-        plots.draw_error_histogram(Histogram((0.0, 1.0, 2.0), (1, 1, 1)), LIGHT)
+        plots.bars(Histogram((0.0, 1.0, 2.0), (1, 1, 1)))
 
 
 def test_grid_stays_on_its_own_axis_with_log_counts() -> None:
@@ -369,8 +373,10 @@ def test_zoom_shows_the_grid_and_a_little_around_it() -> None:
 
 def test_spikes_on_the_grid_are_cut_and_said() -> None:
     view = made_results.layer_view()
-    counts = (*view.dequantized.counts[:-1], 50_000)
-    data = plots.weight_histogram(replace(view, dequantized=Histogram(view.weights.edges, counts)))
+    (form,) = view.formats
+    counts = (*form.dequantized.counts[:-1], 50_000)
+    spiked = replace(form, dequantized=Histogram(view.weights.edges, counts))
+    data = plots.weight_histogram(replace(view, formats=(spiked,)))
     layout = plots.draw_weight_histogram(data, LIGHT).layout
     assert layout.yaxis.range == (0, 2.5 * max(view.weights.counts))
     assert layout.title.subtitle.text == "up to 50,000 quantized weights a bin, cut off here"
@@ -383,6 +389,112 @@ def test_dequantized_weights_can_be_hidden() -> None:
     names = [trace.name for trace in plots.draw_weight_histogram(data, LIGHT, dequantized=False).data]
     assert "original" in names
     assert "int4/g64/asym" not in names
+
+
+def test_three_formats_have_a_colour_each_in_both_histograms() -> None:
+    data = plots.weight_histogram(made_results.layer_view(A, "int2/g64/asym", "int4/g64/asym", "nf4/g64"))
+    both = plots.draw_weight_histogram(data, LIGHT, titles={"nf4/g64": "NF4"})
+    colours = {trace.name: trace.line.color for trace in both.data if trace.type == "scatter"}
+    assert colours["int2/g64/asym"] == colours["grid of int2/g64/asym"] == LIGHT.categorical[1]
+    assert colours["NF4"] == colours["grid of NF4"] == LIGHT.categorical[3]
+    lanes = [(trace.y[0], trace.y[1]) for trace in both.data if trace.yaxis == "y2"]
+    assert all(low > high for (low, _), (_, high) in pairwise(lanes)), "rows of ticks do not overlap"
+    assert len(both.layout.shapes) == 6, "each format's two ends"
+    errors = plots.draw_error_histogram(data, LIGHT, titles={"nf4/g64": "NF4"})
+    assert {trace.name: trace.line.color for trace in errors.data} == {
+        name: colours[name] for name in ("int2/g64/asym", "int4/g64/asym", "NF4")
+    }
+
+
+# --- channels and single weights --------------------------------------------------------------------------------
+
+
+def test_channels_by_hand() -> None:
+    channels = Channels((0, 1, 3), (-1.0, -2.0), (-0.5, -1.0), (0.5, 1.0), (1.0, 4.0), 2, 4.0, 0.5)
+    data = plots.channel_strip(channels, "output")
+    assert data.centres == (0.0, 1.5)
+    assert data.widths == (1, 2)
+    assert data.labels == ("output 0", "outputs 1 to 2")
+    assert data.ends == ((-1.0, 1.0), (-2.0, 4.0))
+    assert data.middles == ((-0.5, 0.5), (-1.0, 1.0))
+    figure = plots.draw_channel_strip(data, LIGHT)
+    assert list(figure.data[0].base) == [-1.0, -2.0]
+    assert list(figure.data[0].y) == [2.0, 6.0]
+    assert figure.layout.annotations[0].x == 2
+    assert plots.reach_text("output", 2, 4.0, 0.5, 3) == (
+        "Output 2 of 3 reaches furthest: 4, 8.0 times as far as the median output, an outlier."
+    )
+    assert plots.reach_text("input", 2, 4.0, 0.0, 3) == "Input 2 of 3 reaches furthest: 4."
+
+
+def test_activations_stand_under_the_weights_they_meet() -> None:
+    unit = INFO.units[1]
+    strip = plots.channel_strip(made_results.channel_ranges(unit).inputs, "input")
+    inputs = plots.input_strip(made_results.layer_inputs(unit))
+    figure = plots.draw_channel_strip(strip, LIGHT, inputs)
+    weights, activations = figure.data[0], figure.data[2]
+    assert list(weights.x) == list(activations.x)
+    assert activations.yaxis == "y2"
+    assert activations.xaxis in (None, "x")
+    assert [note.text for note in figure.layout.annotations] == ["input 7 ▾", "input 5 ▾"]
+
+
+def test_a_map_by_hand() -> None:
+    data = plots.weight_map(WINDOW)
+    assert data.limit == 1.0
+    assert plots.weight_map(WINDOW, errors=True).limit == 0.2
+    figure = plots.draw_weight_map(data, LIGHT, boxes=False)
+    cells, points = figure.data
+    assert list(cells.x) == [19.5, 20.5, 22.5]
+    assert list(cells.y) == [9.5, 11.5, 13.5]
+    assert (cells.zmin, cells.zmax) == (-1.0, 1.0)
+    assert figure.layout.yaxis.range == (13.5, 9.5), "the first output is on top"
+    assert [*zip(points.x, points.y, points.customdata, strict=True)] == [
+        (20.0, 10.5, 0.5), (21.5, 10.5, -1.0), (20.0, 12.5, 0.25), (21.5, 12.5, 0.75),
+    ]  # fmt: skip
+    for x, y, _ in zip(points.x, points.y, points.customdata, strict=True):
+        cell = plots.clicked_cell({"selection": {"points": [{"x": x, "y": y}]}}, WINDOW)
+        assert cell is not None
+        assert cell.left <= x <= cell.right - 1
+        assert cell.top <= y <= cell.bottom - 1
+
+
+@pytest.mark.parametrize(
+    ("box", "found"),
+    [
+        ({"x": [1.6, 3.2], "y": [7.4, 4.6]}, (5, 8, 2, 4)),
+        ({"x": [-5, 3.2], "y": [0, 900]}, (0, 10, 0, 4)),
+        ({"x": [2.1, 2.2], "y": [2.1, 2.2]}, (2, 3, 2, 3)),
+        ({"x": [30, 40], "y": [2, 3]}, None),
+        ({"x": ["a", 3], "y": [2, 3]}, None),
+        ({"x": [float("nan"), 3], "y": [2, 3]}, None),
+        ({"x": []}, None),
+    ],
+)
+def test_boxes_are_whole_weights_within_the_layer(
+    box: dict[str, list[float]], found: tuple[int, ...] | None
+) -> None:
+    assert plots.boxed({"selection": {"box": [box]}}, 10, 20) == found
+    assert plots.boxed({"selection": {"points": []}}, 10, 20) is None
+
+
+def test_clicks_beside_the_map_are_none() -> None:
+    for point in ({"x": 5.0, "y": 11.0}, {"x": 21.0, "y": 14.0}, {"x": "a", "y": 1}, {}):
+        assert plots.clicked_cell({"selection": {"points": [point]}}, WINDOW) is None
+    assert plots.clicked_cell(None, WINDOW) is None
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.data())
+def test_zooming_out_ends_at_the_whole_layer(rows: int, columns: int, data: st.DataObject) -> None:
+    top, left = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
+    area = plots.Rectangle(top, top + 1, left, left + 1)
+    for _ in range(6):
+        wider = area.wider(rows, columns)
+        assert wider.within(rows, columns)
+        assert wider.top <= area.top < area.bottom <= wider.bottom
+        assert wider.left <= area.left < area.right <= wider.right
+        area = wider
+    assert area == (0, rows, 0, columns)
 
 
 # --- front, bands, sizes, measured ----------------------------------------------------------------------------
@@ -558,12 +670,21 @@ NONE = replace(TABLE, units=(), fisher=(), fisher_stderr=(), weight=(), output=(
 NO_BINS = Histogram((), ())
 RECIPE = dict.fromkeys(TABLE.units, FORM)
 BITS = plots.stored_bits(INFO, TABLE, RECIPE)
+NO_CHANNELS = Channels((0,), (), (), (), (), 0, 0.0, 0.0)
 VIEW = made_results.layer_view()
+THREE = made_results.layer_view(A, "int2/g64/asym", "int4/g64/asym", "nf4/g64")
+STRIP = plots.channel_strip(made_results.channel_ranges(INFO.units[1]).inputs, "input")
+INPUTS = made_results.layer_inputs(INFO.units[1])
+WINDOW = replace(
+    made_results.window(INFO.units[1], area=(10, 14, 20, 23)),
+    row_edges=(10, 12, 14), column_edges=(20, 21, 23),
+    weights=((0.5, -1.0), (0.25, 0.75)), errors=((0.0, 0.1), (-0.2, 0.0)),
+)  # fmt: skip
 
 Draw = Callable[[plots.Palette], Any]
 MOVED = Attribution((*TABLE.units[:2], "not of this model"), (0.15, 0.3, 0.05), 0.7, 9, 1.0)
 FULL: dict[str, Draw] = {
-    "map": lambda p: plots.draw_score_map(plots.score_map(INFO, TABLE, FORM), p, TABLE.units[0]),
+    "map": lambda p: plots.draw_score_map(plots.score_map(INFO, TABLE, FORM), p, TABLE.units[:1]),
     "formats": lambda p: plots.draw_score_map(plots.format_map(INFO, TABLE), p),
     "ranking": lambda p: plots.draw_ranking(plots.ranking(INFO, TABLE, FORM), p, TABLE.units[0]),
     "profile": lambda p: plots.draw_format_profile(plots.format_profile(INFO, TABLE, TABLE.units[0]), p),
@@ -571,7 +692,13 @@ FULL: dict[str, Draw] = {
         plots.score_agreement(INFO, TABLE, TABLE, FORM, "weight", "fisher"), p
     ),
     "weights": lambda p: plots.draw_weight_histogram(plots.weight_histogram(VIEW), p),
-    "errors": lambda p: plots.draw_error_histogram(VIEW.errors, p),
+    "errors": lambda p: plots.draw_error_histogram(plots.weight_histogram(VIEW), p),
+    "three formats": lambda p: plots.draw_weight_histogram(plots.weight_histogram(THREE), p, log=True),
+    "three errors": lambda p: plots.draw_error_histogram(plots.weight_histogram(THREE), p),
+    "channels": lambda p: plots.draw_channel_strip(STRIP, p),
+    "activations": lambda p: plots.draw_channel_strip(STRIP, p, plots.input_strip(INPUTS)),
+    "inputs": lambda p: plots.draw_input_histogram(plots.bars(INPUTS.values), p),
+    "weight map": lambda p: plots.draw_weight_map(plots.weight_map(WINDOW), p),
     "front": lambda p: plots.draw_pareto_front(
         plots.pareto_front(
             [ParetoPoint(2.0, 1e6, 1.0), ParetoPoint(4.0, 2e6, 0.1)],
@@ -587,6 +714,7 @@ FULL: dict[str, Draw] = {
     "measured": lambda p: plots.draw_kl_comparison(plots.kl_comparison([("this", SOLUTION, EVALUATION)]), p),
     "layer shares": lambda p: plots.draw_layer_shares(plots.layer_shares(INFO, MOVED), p),
     "losses": lambda p: plots.draw_loss_curve(plots.loss_curve([(1, 0.5), (2, 0.25)], 0.6, 0.2), p),
+    "diagram": lambda p: plots.draw_diagram(plots.diagram(INFO, plots.parameter_measure(INFO), [1]), p),
 }
 EMPTY: dict[str, Draw] = {
     "map": lambda p: plots.draw_score_map(plots.score_map(INFO, TABLE, "int5/g64/asym"), p),
@@ -598,9 +726,12 @@ EMPTY: dict[str, Draw] = {
         plots.score_agreement(INFO, TABLE, TABLE, FORM, "measured", "fisher"), p
     ),
     "weights": lambda p: plots.draw_weight_histogram(
-        plots.weight_histogram(replace(VIEW, weights=NO_BINS, dequantized=NO_BINS, grid=())), p
+        plots.weight_histogram(replace(VIEW, weights=NO_BINS, formats=())), p
     ),
-    "errors": lambda p: plots.draw_error_histogram(NO_BINS, p),
+    "errors": lambda p: plots.draw_error_histogram(plots.weight_histogram(replace(VIEW, formats=())), p),
+    "channels": lambda p: plots.draw_channel_strip(plots.channel_strip(NO_CHANNELS, "output"), p),
+    "inputs": lambda p: plots.draw_input_histogram(plots.bars(NO_BINS), p),
+    "weight map": lambda p: plots.draw_weight_map(plots.weight_map(replace(WINDOW, weights=())), p),
     "front": lambda p: plots.draw_pareto_front(plots.pareto_front([], []), p),
     "bands": lambda p: plots.draw_recipe_bands(plots.recipe_bands(INFO, {}, {}), p),
     "sizes": lambda p: plots.draw_size_bars(plots.size_by(replace(INFO, units=(), other_bits=0)), p),

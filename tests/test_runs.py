@@ -92,7 +92,7 @@ def test_the_list_tells_each_run_in_one_number_with_its_unit(full: Workspace, ke
 def test_what_is_looked_at_in_passing_is_no_run(empty: Workspace, model: ModelInfo) -> None:
     store = Store(empty.home)
     store.results.put(schema.InspectRequest(model.ref), model)
-    layer = schema.LayerRequest(model.ref, model.fingerprint, made_runs.UNIT, "int4/g64/asym")
+    layer = schema.LayerRequest(model.ref, model.fingerprint, (made_runs.UNIT,), ("int4/g64/asym",))
     store.results.put(layer, made_results.layer_view())
     store.close()
     assert empty.runs() == []

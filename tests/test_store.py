@@ -162,7 +162,7 @@ _COUNTS = st.integers(0, 10**6)
 REQUESTS: st.SearchStrategy[Request] = st.one_of(
     st.builds(InspectRequest, _REFS, st.tuples(_TEXTS), _TEXTS),
     st.builds(SensitivityRequest, _REFS, _TEXTS, st.tuples(_TEXTS), st.just(INLINE), _COUNTS),
-    st.builds(LayerRequest, _REFS, _TEXTS, _TEXTS, _TEXTS, _COUNTS),
+    st.builds(LayerRequest, _REFS, _TEXTS, st.tuples(_TEXTS), st.tuples(_TEXTS, _TEXTS), _COUNTS),
     st.builds(EvaluateRequest, _REFS, _TEXTS, _ASSIGNMENTS, st.just(INLINE), _COUNTS),
     st.builds(
         GenerateRequest, _REFS, _TEXTS, _TEXTS, st.none() | _ASSIGNMENTS, _COUNTS, _COUNTS, st.floats(0, 2)

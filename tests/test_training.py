@@ -302,14 +302,14 @@ def test_units_that_were_not_trained_in_their_format_are_rounded_and_said(
     view = LayerRequest(
         llama.info.ref,
         llama.info.fingerprint,
-        slot.unit.name,
-        INT2,
+        (slot.unit.name,),
+        (INT2,),
         setup=Setup(trained=training.key),
     )
     untrained = replace(view, setup=Setup())
     shown, before = (layer_view(FakeContext(llama, folder), asked) for asked in (view, untrained))
-    assert shown.dequantized != before.dequantized
-    assert shown.bits_per_weight == before.bits_per_weight
+    assert shown.formats[0].dequantized != before.formats[0].dequantized
+    assert shown.formats[0].bits_per_weight == before.formats[0].bits_per_weight
 
 
 def test_a_training_goes_on_from_another(

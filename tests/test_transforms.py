@@ -567,7 +567,7 @@ def test_a_layer_is_shown_rewritten(models: Callable[[str], LoadedModel]) -> Non
     loaded = models("llama")
     unit = "model.layers.0.mlp.down_proj.weight"
     setup = Setup(transforms=("equalize",), calibration=CALIBRATION)
-    view = layer_view(FakeContext(loaded), LayerRequest(loaded.info.ref, "", unit, FORM, setup=setup))
+    view = layer_view(FakeContext(loaded), LayerRequest(loaded.info.ref, "", (unit,), (FORM,), setup=setup))
     shown = _rewritten(loaded, "equalize").graph.slots[unit].matrix()
     assert view.absolute_maximum == float(shown.abs().max())
     assert view.absolute_maximum != float(loaded.graph.slots[unit].matrix().abs().max())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
+from quant_core.allocation.calibration import Calibration, Interval
+from quant_core.contrast import main_score
 from quant_core.schema import ModelInfo, ProveRequest, ScoreTable, Solution
-from ui import recipe_draft as drafts
 from ui import setup, words
 from ui.jobs import guarded, latest, request_result, submit, workspace
-from ui.recipe_budget import table_key
+from ui.scores import table_key
 from ui.widgets import Figure
 
 LABEL = "Calibrate the prediction"
@@ -16,15 +17,11 @@ LABEL = "Calibrate the prediction"
 
 def figure(info: ModelInfo, table: ScoreTable, solution: Solution) -> Figure | None:
     """The calibrated prediction of a recipe with its interval; None as long as nothing is calibrated."""
-    request = _request(info, table)
-    proof = workspace().result(request)
-    if proof is None:
+    proof = workspace().result(_request(info, table))
+    calibration = _learned(info, table)
+    if proof is None or calibration is None:
         return None
-    score = drafts.table_score(table)
-    calibration = guarded(lambda: workspace().calibrated(info, table, request, score))
-    if calibration is None:
-        return None
-    found = workspace().interval(info, table, calibration, solution.assignment, score)
+    found = workspace().interval(info, table, calibration, solution.assignment, main_score(table))
     return Figure(
         "Predicted KL", f"{words.significant(found.kl)} nats",
         f"Sum of the layers' scores ({words.significant(solution.predicted_kl)}), corrected by what "
@@ -32,6 +29,22 @@ def figure(info: ModelInfo, table: ScoreTable, solution: Solution) -> Figure | N
         "nats a token. 95 of 100 recipes are to measure within the interval on that text.",
         f"{words.significant(found.low, 2)} to {words.significant(found.high, 2)} (95 %)",
     )  # fmt: skip
+
+
+def predicted(info: ModelInfo, table: ScoreTable, solution: Solution) -> Interval:
+    """The predicted KL of a recipe with its 95 % interval: calibrated, or the sum of the scores with its error."""
+    calibration = _learned(info, table)
+    if calibration is not None:
+        return workspace().interval(info, table, calibration, solution.assignment, main_score(table))
+    reach = 1.96 * solution.predicted_stderr
+    return Interval(
+        solution.predicted_kl, max(solution.predicted_kl - reach, 0.0), solution.predicted_kl + reach
+    )
+
+
+def _learned(info: ModelInfo, table: ScoreTable) -> Calibration | None:
+    request = _request(info, table)
+    return guarded(lambda: workspace().calibrated(info, table, request, main_score(table)))
 
 
 def button(info: ModelInfo, table: ScoreTable) -> None:
@@ -68,4 +81,4 @@ def _request(info: ModelInfo, table: ScoreTable) -> ProveRequest:
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _recipes(key: str, _info: ModelInfo, _table: ScoreTable) -> tuple[dict[str, str], ...]:
-    return workspace().calibration_recipes(_info, _table, drafts.table_score(_table))
+    return workspace().calibration_recipes(_info, _table, main_score(_table))

@@ -9,11 +9,21 @@ import streamlit as st
 
 from quant_core.errors import QuantError
 from quant_core.schema import Evaluation, GenerateRequest, Generation, Job, ModelInfo, Recipe, Setup, Side
-from ui import compare_layers, compare_other, compare_text, compare_tokens, setup, state, words
+from ui import (
+    compare_layers,
+    compare_other,
+    compare_spread,
+    compare_text,
+    compare_tokens,
+    compare_vote,
+    setup,
+    state,
+    words,
+)
 from ui import recipe_draft as drafts
 from ui.compare_tokens import COLOUR
 from ui.jobs import latest, progress_text, request_result, show_error, show_in_place, submit, workspace
-from ui.widgets import notes
+from ui.widgets import empty_state, notes
 
 EXAMPLES = (
     "Once upon a time there was a little fox who",
@@ -165,9 +175,10 @@ def _stream(request: GenerateRequest, job_id: str, titles: Mapping[Side, str]) -
     if not job.active:
         st.rerun()
     _progress(job)
-    compare_text.show(
-        request.prompt, compare_text.from_events(workspace().events(job_id)), titles, writing=True
-    )
+    compare_tokens.picker()
+    readings = workspace().readings(job_id)  # before the tokens, which must not be fewer
+    sides = compare_text.from_events(workspace().events(job_id))
+    compare_text.show(request.prompt, sides, titles, writing=True, readings=readings)
 
 
 def _progress(job: Job) -> None:
@@ -197,6 +208,20 @@ def _titles(
 def _how(request: GenerateRequest, now: GenerateRequest) -> str:
     text = f"Seed {request.seed}, temperature {request.temperature:g}, {request.tokens} tokens at most."
     return text + (" Press Write for the settings above." if request != now else "")
+
+
+def vote(info: ModelInfo, recipe: Recipe | None) -> None:
+    """The blind vote, on texts that are written as the settings under Texts say."""
+    compare_vote.show(info, recipe, LENGTH.get(), SEED.get(), TEMPERATURE.get())
+
+
+def on_text(info: ModelInfo, recipe: Recipe | None) -> None:
+    """What was measured of the recipe on text."""
+    if recipe is None:
+        empty_state("There is no recipe yet to measure.", "recipe", "Make a recipe")
+        return
+    metrics(info, recipe)
+    compare_spread.show(info, recipe)
 
 
 def metrics(info: ModelInfo, recipe: Recipe) -> None:

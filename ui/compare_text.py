@@ -65,19 +65,19 @@ def show(
         sides: What they have written.
         titles: What to call each side that writes, from left to right.
         writing: Whether they still write.
-        readings: What was measured of their tokens, once all are written.
+        readings: What was measured of the tokens of those that have ended.
     """
     palette = theme.palette()
-    colour = compare_tokens.COLOUR.get() if readings else "difference"
+    colour = compare_tokens.COLOUR.get() if readings or writing else "difference"
     for column, (side, title) in zip(st.columns(len(titles)), titles.items(), strict=True):
         with column.container(border=True):
             st.markdown(f"**{title}**")
             tokens, place = sides.tokens(side), sides.divergence(side)
-            if readings and colour != "difference":
+            if readings and side in readings and colour != "difference":
                 spans = compare_tokens.spans(tokens, readings[side], colour, place, palette)
                 st.html(_continuation(prompt, spans, palette))
             else:
-                st.html(text_html(prompt, tokens, place, palette, writing))
+                st.html(text_html(prompt, tokens, place, palette, writing and side not in (readings or {})))
     if colour != "difference":
         st.html(compare_tokens.legend(colour, palette))
     elif len(titles) > 1:

@@ -65,7 +65,7 @@ def navigate() -> None:
     chosen = st.navigation(pages(), position="sidebar")
     dark = "-dark" if theme.mode() == "dark" else ""
     st.logo(ROOT / "assets" / f"logo{dark}.svg", size="large", icon_image=ROOT / "assets" / "icon.svg")
-    theme.brighten_selected()
+    theme.mend()
     jobs.start_page()
     try:
         chosen.run()

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
+from quant_core.contrast import main_score
 from quant_core.errors import QuantError
 from quant_core.schema import ModelInfo, Recipe, ScoreTable, Terms, Use
-from ui import recipe_draft as drafts
 from ui import scores, setup, words
 from ui.compare_page import CHAT, LENGTH, PROMPT, SEED, TEMPERATURE
 from ui.format_names import format_name
@@ -90,7 +90,7 @@ def downloads(info: ModelInfo, recipe: Recipe) -> None:
     )
     if preview.open:
         with preview:
-            st.code(texts["yaml"], language="yaml", height=420)
+            st.code(texts["yaml"], language=None, height=420)
 
 
 def file_name(info: ModelInfo, recipe: Recipe) -> str:
@@ -105,15 +105,15 @@ def commands(info: ModelInfo, recipe: Recipe) -> None:
     file = f"{file_name(info, recipe)}.json"
     table = scores.table(info)
     if table is not None and recipe.budget is not None and _is_solved(info, table, recipe):
-        st.code(recipe_command(info, table, recipe, file), language="bash", wrap_lines=True)
+        st.code(recipe_command(info, table, recipe, file), language=None, wrap_lines=True)
         if not table.text_label.startswith("bundled"):
             st.caption(f"The scores are from {table.text_label}: add `--text FILE` with that text.")
     else:
         st.caption(
             "No budget alone leads to this recipe, as formats were chosen by hand: start from its file."
         )
-    st.code(evaluate_command(info, file), language="bash", wrap_lines=True)
-    st.code(generate_command(info, file), language="bash", wrap_lines=True)
+    st.code(evaluate_command(info, file), language=None, wrap_lines=True)
+    st.code(generate_command(info, file), language=None, wrap_lines=True)
 
 
 def _is_solved(info: ModelInfo, table: ScoreTable, recipe: Recipe) -> bool:
@@ -121,7 +121,7 @@ def _is_solved(info: ModelInfo, table: ScoreTable, recipe: Recipe) -> bool:
     if recipe.budget is None:
         return False
     try:
-        score = drafts.table_score(table)
+        score = main_score(table)
         solution = workspace().solve(info, table, recipe.budget, recipe.pins, score, terms=recipe.terms)
     except QuantError:
         return False
@@ -152,13 +152,14 @@ def recipe_command(info: ModelInfo, table: ScoreTable, recipe: Recipe, file: str
         options.append(("--formats", ",".join(table.formats)))
     if table.tokens != scores.TOKENS.default:
         options.append(("--tokens", str(table.tokens)))
-    if drafts.table_score(table) != "fisher":
-        options.append(("--score", drafts.table_score(table)))
+    if main_score(table) != "fisher":
+        options.append(("--score", main_score(table)))
     if table.precision:
         options.append(("--precision", f"{table.precision:g}"))
     if table.seed:
         options.append(("--seed", str(table.seed)))
-    if any(not unit.decided for unit in info.units if unit.name in set(table.units)):
+    scored = set(table.units)
+    if any(not unit.decided for unit in info.units if unit.name in scored):
         options.append(("--include", "embeddings"))
     options += [("--transform", text) for text in recipe.setup.transforms]
     options += [

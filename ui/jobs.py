@@ -16,6 +16,10 @@ from quant_core.schema import (
     Attribution,
     AttributionRequest,
     CatalogRequest,
+    ChannelRanges,
+    ChannelsRequest,
+    ChoiceScores,
+    ChoicesRequest,
     Downloaded,
     DownloadRequest,
     EvaluateRequest,
@@ -23,12 +27,17 @@ from quant_core.schema import (
     GenerateRequest,
     Generation,
     HubModel,
+    InputsRequest,
     InspectRequest,
     Job,
+    KlTails,
+    LayerInputs,
     LayerRequest,
     LayerView,
     LookRequest,
     ModelInfo,
+    PromptsRequest,
+    PromptTexts,
     Proof,
     ProveRequest,
     Recommendation,
@@ -38,10 +47,15 @@ from quant_core.schema import (
     Result,
     ScoreTable,
     SensitivityRequest,
+    SpeedRequest,
+    Speeds,
+    TailsRequest,
     Training,
     TrainRequest,
     WeightsRequest,
     WeightStatistics,
+    Window,
+    WindowRequest,
 )
 from quant_core.store.keys import request_key
 from quant_core.workspace import Workspace, browser_roots
@@ -52,9 +66,13 @@ POLL = 0.5
 PATIENCE = 1.2
 """Seconds that a page waits for short work before it shows progress instead."""
 SHORT = (
-    InspectRequest, LayerRequest, RescoreRequest, GenerateRequest, AttributionRequest, LookRequest, CatalogRequest,
+    InspectRequest, LayerRequest, WindowRequest, ChannelsRequest, RescoreRequest, GenerateRequest, AttributionRequest,
+    LookRequest, CatalogRequest,
 )  # fmt: skip
-LONG = ("weights", "sensitivity", "train", "prove", "evaluate", "recommend", "download")
+LONG = (
+    "weights", "sensitivity", "train", "prove", "evaluate", "recommend", "download", "prompts", "choices",
+    "tails", "speed",
+)  # fmt: skip
 """Kinds of jobs that nobody sits and waits for."""
 
 _FRESH = "jobs:fresh"
@@ -98,6 +116,12 @@ def request_result(request: RescoreRequest, *, start: str = ..., why: str = ...)
 @overload
 def request_result(request: LayerRequest, *, start: str = ..., why: str = ...) -> LayerView | None: ...
 @overload
+def request_result(request: WindowRequest, *, start: str = ..., why: str = ...) -> Window | None: ...
+@overload
+def request_result(request: ChannelsRequest, *, start: str = ..., why: str = ...) -> ChannelRanges | None: ...
+@overload
+def request_result(request: InputsRequest, *, start: str = ..., why: str = ...) -> LayerInputs | None: ...
+@overload
 def request_result(
     request: WeightsRequest, *, start: str = ..., why: str = ...
 ) -> WeightStatistics | None: ...
@@ -119,6 +143,14 @@ def request_result(request: DownloadRequest, *, start: str = ..., why: str = ...
 def request_result(
     request: AttributionRequest, *, start: str = ..., why: str = ...
 ) -> Attribution | None: ...
+@overload
+def request_result(request: PromptsRequest, *, start: str = ..., why: str = ...) -> PromptTexts | None: ...
+@overload
+def request_result(request: ChoicesRequest, *, start: str = ..., why: str = ...) -> ChoiceScores | None: ...
+@overload
+def request_result(request: TailsRequest, *, start: str = ..., why: str = ...) -> KlTails | None: ...
+@overload
+def request_result(request: SpeedRequest, *, start: str = ..., why: str = ...) -> Speeds | None: ...
 @overload
 def request_result(request: TrainRequest, *, start: str = ..., why: str = ...) -> Training | None: ...
 def request_result(request: Request, *, start: str = "", why: str = "") -> Result | None:
@@ -192,6 +224,14 @@ def _status(job: Job) -> None:
         st.button(
             "Start again", key=f"again:{job.id}", icon=":material/refresh:", on_click=_retry, args=(job.id,)
         )
+
+
+def show_newest(key: str) -> bool:
+    """As ``request_result`` draws it, how the newest job with a key is going or ended; False if there is none."""
+    job = next((job for job in workspace().jobs(50) if job.key == key and job.state != "done"), None)
+    if job is not None:
+        _status(job)
+    return job is not None
 
 
 @st.fragment(run_every=POLL)

@@ -42,7 +42,7 @@ const memory = new WeakMap();
 export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".slider");
   const input = root.querySelector("input");
-  const state = memory.get(root) ?? { held: false, wanted: null, sent: null, timer: 0 };
+  const state = memory.get(root) ?? { held: false, drag: 0, wanted: null, sent: null, timer: 0 };
   memory.set(root, state);
   const text = (value) => `${Number(value).toFixed(data.digits)} ${data.unit}`;
 
@@ -65,8 +65,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
     state.timer = setTimeout(() => { state.sent = null; send(); }, PATIENCE);
   };
   const want = (final) => {
+    if (!state.held) state.drag = Date.now();
     state.held = !final;
-    state.wanted = { value: Number(input.value), final };
+    state.wanted = { value: Number(input.value), drag: state.drag };
     paint();
     send();
   };
@@ -95,10 +96,10 @@ _slider = st.components.v2.component("quantlens_live_slider", html=HTML, css=CSS
 
 
 class Move(NamedTuple):
-    """What the user did: the value, and whether the slider was let go."""
+    """What the user did: the value, and a number that the moves of one drag share."""
 
     value: float
-    final: bool
+    drag: int
 
 
 def live_slider(
@@ -118,7 +119,7 @@ def live_slider(
         found = st.session_state[key].get("moved")
         if isinstance(found, dict) and isinstance(found.get("value"), int | float):
             st.session_state[turn] = st.session_state.get(turn, 0) + 1
-            on_move(Move(min(max(float(found["value"]), low), high), bool(found.get("final", True))))
+            on_move(Move(min(max(float(found["value"]), low), high), int(found.get("drag", 0))))
 
     data = {
         "label": label, "low": low, "high": high, "value": value, "step": step, "unit": unit, "digits": 2,

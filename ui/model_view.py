@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from quant_core.errors import QuantError
 from quant_core.plots.sizes import draw_size_bars, memory, size_by
-from quant_core.schema import ORIGINAL, ModelInfo, Unit, UnitStatistics, WeightStatistics
+from quant_core.schema import ORIGINAL, ModelInfo, Unit, UnitStatistics, Use, WeightStatistics
 from quant_core.workspace import DEFAULT_FORMATS
 from ui import state, theme, words
-from ui.format_names import default_format, families, kind_title, kinds
+from ui.architecture import RECIPE, recipe_at_hand
+from ui.format_names import default_format, families, format_name, kind_title, kinds
 from ui.jobs import request_result, workspace
 from ui.widgets import Figure, figures, notes
+from ui.worst_layers import MANY, MEASURES, worst_units
 
 
 def overview(info: ModelInfo) -> None:
@@ -22,13 +26,15 @@ def overview(info: ModelInfo) -> None:
     decided = [unit for unit in info.units if unit.decided]
     weights = sum(unit.parameters for unit in decided)
     figures([
-        Figure("Parameters", words.count(info.parameters), f"{info.parameters:,} values; shared storage counts once."),
+        Figure("Parameters", words.count(info.parameters), f"{info.parameters:,} values, counted in the "
+               "checkpoint; shared storage counts once."),
         Figure("Weights on disk", words.size(info.original_bits / 8), f"In the checkpoint's dtype, {info.dtype}. "
                "1 MB = 10⁶ bytes."),
         Figure("To be quantized", f"{len(decided)} layers", "The linear layers of the blocks, which recipes decide on: "
                f"{weights:,} weights, {words.share(weights / max(info.parameters, 1))} of all parameters."),
         Figure("Blocks", str(info.blocks), "Transformer blocks, one after the other."),
-        Figure("Context", f"{words.count(info.context_length)} tokens", "The longest text it was made for."),
+        Figure("Context", f"{words.count(info.context_length)} tokens", "The longest text it was made for, by its "
+               "configuration."),
     ])  # fmt: skip
     facts = [
         f"Hidden size {info.hidden_size:,} · vocabulary {info.vocabulary:,} tokens · computes in {info.compute_dtype} "
@@ -36,15 +42,6 @@ def overview(info: ModelInfo) -> None:
         *info.notes,
     ]
     st.caption("  \n".join(facts))
-
-
-_WORST: dict[str, tuple[str, Callable[[UnitStatistics], float]]] = {
-    "kurtosis": ("Kurtosis", lambda each: each.kurtosis),
-    "outliers": ("Outliers", lambda each: each.outlier_share),
-    "largest": ("Largest weight", lambda each: each.absolute_maximum),
-}
-"""What the worst layers can be picked by."""
-_MANY = 10
 
 
 def layers(info: ModelInfo) -> None:
@@ -90,7 +87,12 @@ def _layer_table(info: ModelInfo, found: WeightStatistics | None) -> None:
     st.dataframe(
         frame, hide_index=True, height=360, alt="Layers that can be quantized", placeholder="–",
         column_config={
-            "Weights": st.column_config.NumberColumn(format="localized"),
+            "Layer": st.column_config.TextColumn(help="The weight's name in the checkpoint."),
+            "Role": st.column_config.TextColumn(help="What it does in its block, the same in every block."),
+            "Kind": st.column_config.TextColumn(help="What sort of layer it belongs to; experts count one by one."),
+            "Outputs × inputs": st.column_config.TextColumn(help="Rows and columns of its matrix."),
+            "Weights": st.column_config.NumberColumn(format="localized", help="Values in its matrix."),
+            "Shared with": st.column_config.TextColumn(help="Weights that share its storage."),
             "Block": st.column_config.NumberColumn(help="Its place in the stack; – is outside."),
             "Size (MB)": st.column_config.NumberColumn(format="%.3f", help="In the checkpoint; 1 MB = 10⁶ bytes."),
             "Decided": st.column_config.CheckboxColumn(help="Recipes decide on it; the others stay as they are."),
@@ -117,15 +119,11 @@ def _layer_table(info: ModelInfo, found: WeightStatistics | None) -> None:
 def _worst(units: list[Unit], spread: dict[str, UnitStatistics]) -> list[Unit]:
     """All units, or the ten that are worst by what the user picks."""
     by = st.segmented_control(
-        "Show", ["all", *_WORST], default="all", required=True, key="layers:worst", persist_state="session",
-        format_func=lambda name: "All layers" if name == "all" else f"Worst {_MANY} by {_WORST[name][0].lower()}",
+        "Show", ["all", *MEASURES], default="all", required=True, key="layers:worst", persist_state="session",
+        format_func=lambda name: "All layers" if name == "all" else f"Worst {MANY} by {MEASURES[name].title.lower()}",
         label_visibility="collapsed",
     )  # fmt: skip
-    if by not in _WORST:
-        return units
-    measure = _WORST[by][1]
-    known = [unit for unit in units if unit.name in spread]
-    return sorted(known, key=lambda unit: -measure(spread[unit.name]))[:_MANY]
+    return units if by not in MEASURES else worst_units(units, spread, by)
 
 
 def _spread(found: Sequence[UnitStatistics | None]) -> dict[str, list[Any]]:
@@ -165,16 +163,21 @@ _SPREAD_COLUMNS = {
 """How the columns of ``_spread`` are shown."""
 
 
-def sizes(info: ModelInfo) -> None:
+def _roles(info: ModelInfo) -> None:
     """Where the megabytes are, by role."""
     figure = draw_size_bars(size_by(info), theme.palette())
     theme.chart(figure, "sizes", f"Size of {info.title} by role, in megabytes.")
+    st.caption(f"In the checkpoint's dtype, {info.dtype}; experts of all blocks count under one role.")
 
 
 def _weights(info: ModelInfo, chosen: Sequence[str], group: int) -> dict[str, float]:
     """Bytes of all weights as they are and in each family's default format at the group size, the largest first."""
     names = dict.fromkeys([ORIGINAL, *(default_format(family, group) for family in chosen)])
     sizes = {name: workspace().weight_bytes(info, name) for name in names}
+    with suppress(QuantError):  # the diagram above says why a link's recipe cannot be had
+        recipe = recipe_at_hand(info)
+        if recipe is not None:
+            sizes[RECIPE] = workspace().assigned_bytes(info, recipe)
     return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
 
@@ -193,21 +196,35 @@ def _precisions() -> list[str]:
 
 @st.fragment
 def memory_view(info: ModelInfo) -> None:
-    """Memory at each uniform precision, with the KV cache at a chosen context length."""
+    """Memory at each uniform precision with the KV cache at a chosen context length, and where that fits."""
+    memory, roles = st.columns([3, 2], gap="large")
+    with roles:
+        st.subheader("Where the bytes are", anchor=False)
+        _roles(info)
+    with memory:
+        st.subheader("Memory at each precision", anchor=False)
+        weights, use = _memory(info)
+    st.subheader("Fits on", anchor=False)
+    _fits(info, weights, use)
+
+
+def _memory(info: ModelInfo) -> tuple[dict[str, float], Use]:
+    """The bars with their switches; gives the bytes of the weights at each precision, and the use they are for."""
     left, middle, right = st.columns([3, 1, 1], vertical_alignment="bottom")
     top = max(info.context_length, 512)
     context = min(state.CONTEXT.get(), top)
     tie = state.CONTEXT.widget()
     st.session_state[tie["key"]] = context
     left.slider(
-        "Context in the KV cache", 1, top, format="localized", **tie,
+        "Context in the KV cache (tokens)", 1, top, format="localized", **tie,
         help="Tokens of one sequence whose keys and values are kept.",
     )  # fmt: skip
     cache = middle.selectbox("KV cache", [16, 8, 4], format_func=lambda bits: f"{bits}-bit", key="memory:cache",
                              persist_state="session", help="Bits a cached value.")  # fmt: skip
     right.selectbox("Group size", **state.GROUP.choice([32, 64, 128], "memory:group"),
                     help="Weights that share a scale.")  # fmt: skip
-    bars = memory(info, _weights(info, _precisions(), state.GROUP.get()), context, cache or 16)
+    weights = _weights(info, _precisions(), state.GROUP.get())
+    bars = memory(info, weights, context, cache or 16)
     theme.chart(
         draw_size_bars(bars, theme.palette(), stacked=True), "memory",
         f"Memory of {info.title} in each format at {context:,} tokens of context: "
@@ -215,6 +232,56 @@ def memory_view(info: ModelInfo) -> None:
                     zip(bars.labels, zip(*bars.series.values(), strict=True), strict=True)) + ".",
     )  # fmt: skip
     st.caption(
-        "Weights and cache only: activations and the runtime's own buffers come on top. The decided layers take the "
-        "format, codes, scales and zero points included; embeddings, head and norms stay as in the checkpoint."
+        "Computed from the shapes, weights and cache only: activations and the runtime's own buffers come on top. The "
+        "decided layers take the format, codes, scales and zero points included; embeddings, head and norms stay as "
+        "in the checkpoint. 1 MB = 10⁶ bytes."
     )
+    return weights, Use(context, 1, float(cache or 16))
+
+
+def _fits(info: ModelInfo, weights: Mapping[str, float], use: Use) -> None:
+    """Machines by precisions: whether the model fits, and how much of the memory then remains."""
+    found = workspace().fits(info, weights, use)
+    titles = {ORIGINAL: f"Original ({info.dtype})", RECIPE: "The recipe"}
+    columns = {name: titles.get(name) or format_name(name) for name in weights}
+    counts: dict[int, list[str]] = {}
+    for name, title in columns.items():
+        counts.setdefault(sum(fit.left(name) >= 0 for fit in found), []).append(title)
+    told = "; ".join(f"{', '.join(names)} on **{count} of {len(found)}**" for count, names in counts.items())
+    st.markdown(f"At {use.context:,} tokens of context it fits, as {told} devices.")
+    frame = pd.DataFrame(
+        [
+            {
+                "Device": fit.machine.title,
+                "Memory (GB)": fit.machine.memory,
+                "Usable (GB)": fit.usable / 1e9,
+                **{title: _left(fit.left(name)) for name, title in columns.items()},
+            }
+            for fit in found
+        ]
+    )
+    meaning = "Share of the usable memory that remains beside weights, KV cache and activations."
+    st.dataframe(
+        frame, hide_index=True, height=360, alt="Which devices the model fits on at each precision",
+        column_config={
+            "Device": st.column_config.TextColumn(pinned=True),
+            "Memory (GB)": st.column_config.NumberColumn(
+                format="localized", help="By the vendor's data sheet; 1 GB = 10⁹ bytes."
+            ),
+            "Usable (GB)": st.column_config.NumberColumn(
+                format="%.1f", help="What a runtime is assumed to be able to use of it: see below the table."
+            ),
+            **{title: st.column_config.TextColumn(help=meaning) for title in columns.values()},
+        },
+    )  # fmt: skip
+    st.caption(
+        "Computed, not tried out: one sequence, weights, KV cache, and the activations of a prompt that passes in "
+        "pieces of 2,048 tokens. Assumed is that a runtime can use 90 % of a GPU's memory (vLLM's default), two thirds "
+        "of an Apple machine's up to 36 GB and three quarters beyond (Metal's recommended limit), and 80 % beside a "
+        "CPU; the rest is the system's. One device each, nothing offloaded."
+    )
+
+
+def _left(share: float) -> str:
+    """What remains of the memory, or how many times too small it is, in words."""
+    return f"✓ {100 * share:.0f} % left" if share >= 0 else f"✗ needs {1 - share:.1f} × that"

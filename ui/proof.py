@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from quant_core.allocation.proof import Place, ranking, verdict
+from quant_core.contrast import main_score
 from quant_core.errors import QuantError
 from quant_core.plots.pareto import Mark
 from quant_core.schema import EVALUATION, ModelInfo, Proof, ProveRequest, ScoreTable, Solution, digest
@@ -15,7 +16,7 @@ from ui import recipe_draft as drafts
 from ui import setup, state, words
 from ui.format_names import format_name, short_names
 from ui.jobs import latest, request_result, start_button, workspace
-from ui.recipe_budget import table_key
+from ui.scores import table_key
 from ui.widgets import notes
 
 _PANEL = "proof:panel"
@@ -82,7 +83,7 @@ def finalists(info: ModelInfo, table: ScoreTable, draft: drafts.Draft) -> tuple[
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _predicted(key: str, _info: ModelInfo, _table: ScoreTable, _draft: drafts.Draft) -> dict[str, Finalist]:
     """The finalists that do not depend on the recipe on the page."""
-    asked = (_draft.budget, _draft.pins, drafts.table_score(_table), _draft.terms)
+    asked = (_draft.budget, _draft.pins, main_score(_table), _draft.terms)
     try:
         found = workspace().contenders(_info, _table, *asked)
     except QuantError:  # the budget asks for the impossible: the page says so

@@ -8,6 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from quant_core.allocation.solver import InfeasibleBudget
+from quant_core.contrast import main_score
 from quant_core.errors import QuantError
 from quant_core.plots.pareto import Mark, draw_pareto_front, mark, pareto_front
 from quant_core.schema import (
@@ -26,6 +27,7 @@ from ui import recipe_references, recipe_terms, terms, theme, words
 from ui.format_names import format_name, short_names
 from ui.jobs import workspace
 from ui.live_slider import live_slider
+from ui.scores import table_key
 from ui.widgets import Figure, figures, say
 
 _EXACT, _KIND, _PRESET = "budget:exact", "budget:kind", "budget:preset"
@@ -50,16 +52,9 @@ def landmarks(info: ModelInfo, table: ScoreTable, pins: dict[str, str]) -> Landm
     return Landmarks(uniform, front, ends)
 
 
-def table_key(table: ScoreTable) -> str:
-    """What tells tables apart for things that are computed from one and then kept."""
-    key = f"{table.fingerprint} {table.text_hash} {table.tokens} {table.seed} {table.formats} {len(table.units)}"
-    key += f" {table.rescored}"
-    return f"{key} {drafts.table_score(table)}"
-
-
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _uniform(key: str, _target: str, _info: ModelInfo, _table: ScoreTable) -> dict[str, Solution]:
-    score, desk = drafts.table_score(_table), workspace()
+    score, desk = main_score(_table), workspace()
     held = desk.held(_target, _info, _table.units, _table.formats)
     found = {name: desk.price(_info, _table, dict.fromkeys(_table.units, name), score)
              for name in held or _table.formats}  # fmt: skip
@@ -71,7 +66,7 @@ def _front(
     key: str, pins: tuple[tuple[str, str], ...], _asked: Terms, _info: ModelInfo, _table: ScoreTable
 ) -> tuple[tuple[ParetoPoint, ...], str]:
     try:
-        return workspace().curve(_info, _table, dict(pins), drafts.table_score(_table), terms=_asked)
+        return workspace().curve(_info, _table, dict(pins), main_score(_table), terms=_asked)
     except QuantError:
         return (), ""  # nothing can meet the terms; the page says why
 
@@ -135,7 +130,7 @@ def slider(place: DeltaGenerator, info: ModelInfo, table: ScoreTable, marks: Lan
     with place:
         live_slider(
             "Budget", low, high, min(max(_value(budget), low), high), step, "bits" if budget.kind == "bits" else "MB",
-            "budget:slider", lambda move: drafts.move_budget(info, table, _budget(move.value), move.final),
+            "budget:slider", lambda move: drafts.move_budget(info, table, _budget(move.value), move.drag),
         )  # fmt: skip
 
 
@@ -170,8 +165,10 @@ def _short(budget: Budget) -> str:
 def _change_kind(info: ModelInfo, table: ScoreTable) -> None:
     """Say the same budget in the other unit."""
     kind = st.session_state[_KIND]
-    weights = sum(unit.parameters for unit in info.units if unit.name in set(table.units))
-    fixed = info.original_bits - sum(u.parameters * u.bits for u in info.units if u.name in set(table.units))
+    scored = set(table.units)
+    decided = [unit for unit in info.units if unit.name in scored]
+    weights = sum(unit.parameters for unit in decided)
+    fixed = info.original_bits - sum(unit.parameters * unit.bits for unit in decided)
     value = drafts.BUDGET.get().value
     if kind != drafts.BUDGET.get().kind:
         changed = (value * weights + fixed) / 8 if kind == "bytes" else (value * 8 - fixed) / weights

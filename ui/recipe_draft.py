@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 import streamlit as st
 
 from quant_core import schema
+from quant_core.contrast import main_score
 from quant_core.errors import QuantError
 from quant_core.schema import (
     Budget,
@@ -23,8 +24,8 @@ from quant_core.schema import (
     Evaluation,
     ModelInfo,
     Recipe,
-    ScoreName,
     ScoreTable,
+    Setup,
     Solution,
     Terms,
 )
@@ -33,7 +34,7 @@ from ui.jobs import workspace
 from ui.widgets import say
 
 _DRAFT, _UNDO, _REDO, _SAVED = "draft:now", "draft:undo", "draft:redo", "draft:saved"
-_DRAG = "draft:drag"
+_DRAG, _OVER = "draft:drag", "draft:over"
 _LIMIT = 100
 
 
@@ -96,9 +97,10 @@ def ensure(info: ModelInfo, table: ScoreTable) -> Draft:
             return draft
         pins = draft.pins
     known = {*table.formats, schema.ORIGINAL}
-    pins = {unit: name for unit, name in pins.items() if unit in table.units and name in known}
+    units = set(table.units)
+    pins = {unit: name for unit, name in pins.items() if unit in units and name in known}
     budget = BUDGET.get()
-    solution = workspace().solve(info, table, budget, pins, table_score(table), terms=asked)
+    solution = workspace().solve(info, table, budget, pins, main_score(table), terms=asked)
     draft = Draft(info.fingerprint, dict(solution.assignment), budget, pins, terms=asked)
     st.session_state[_DRAFT] = draft
     return draft
@@ -115,11 +117,6 @@ def standing(info: ModelInfo, table: ScoreTable) -> Draft | None:
     """The draft as it stands: the last recipe that fitted while the budget asks for the impossible."""
     draft = current(info)
     return draft if draft is not None and _fits(draft, table) else None
-
-
-def table_score(table: ScoreTable) -> ScoreName:
-    """The score that predicts KL in this table: Fisher's, or the measured one where that is all there is."""
-    return "fisher" if table.fisher else "measured"
 
 
 def _loaded(info: ModelInfo, table: ScoreTable, recipe_id: str) -> Draft:
@@ -150,30 +147,33 @@ def from_recipe(info: ModelInfo, table: ScoreTable, recipe: Recipe) -> Draft:
         QuantError: The recipe uses formats that this table has no scores for.
     """
     assignment = {unit: recipe.units[unit].format for unit in table.units if unit in recipe.units}
-    solution = workspace().price(info, table, assignment, table_score(table))
+    solution = workspace().price(info, table, assignment, main_score(table))
     budget = recipe.budget or Budget("bits", round(solution.average_bits, 4))
     pins = {unit: name for unit, name in recipe.pins.items() if assignment.get(unit) == name}
     asked = terms.bare(recipe.terms)
     try:
-        solved = workspace().solve(info, table, budget, pins, table_score(table), terms=asked).assignment
+        solved = workspace().solve(info, table, budget, pins, main_score(table), terms=asked).assignment
     except QuantError:
         solved = {}
     edited = dict(solved) != dict(solution.assignment)
     return Draft(info.fingerprint, dict(solution.assignment), budget, pins, edited, asked)
 
 
-def move_budget(info: ModelInfo, table: ScoreTable, budget: Budget, final: bool = True) -> None:
+def move_budget(info: ModelInfo, table: ScoreTable, budget: Budget, drag: int = 0) -> None:
     """Solve for another budget, pins kept; an impossible one leaves the draft and is told by ``ensure``.
 
-    Moves that are not ``final`` belong to one drag, which is one step for undo.
+    Moves of one ``drag`` (0 for none) are one step for undo. The last of them may come in after the step was taken
+    back, and must not bring it back.
     """
-    dragging = bool(st.session_state.get(_DRAG))
-    st.session_state[_DRAG] = not final
+    if drag and drag == st.session_state.get(_OVER):
+        return
+    dragging = bool(drag) and drag == st.session_state.get(_DRAG)
+    st.session_state[_DRAG] = drag
     draft = current(info)
     BUDGET.set(budget)
     pins, asked = draft.pins if draft else {}, terms.current(info)
     try:
-        solution = workspace().solve(info, table, budget, pins, table_score(table), terms=asked)
+        solution = workspace().solve(info, table, budget, pins, main_score(table), terms=asked)
     except QuantError:
         return
     after = Draft(info.fingerprint, dict(solution.assignment), budget, pins, terms=asked)
@@ -261,6 +261,7 @@ def redo(info: ModelInfo, table: ScoreTable) -> None:
 
 def _step(info: ModelInfo, table: ScoreTable, source: str, target: str) -> None:
     steps: list[Draft] = st.session_state.get(source, [])
+    st.session_state[_OVER] = st.session_state.get(_DRAG, 0)
     now = current(info)
     if not steps or now is None:
         return
@@ -282,14 +283,18 @@ def return_to(draft: Draft) -> None:
 
 def priced(info: ModelInfo, table: ScoreTable, draft: Draft) -> Solution:
     """Size and predicted KL of a draft."""
-    return workspace().price(info, table, draft.assignment, table_score(table))
+    return workspace().price(info, table, draft.assignment, main_score(table))
 
 
-def measure_request(info: ModelInfo, assignment: Mapping[str, str]) -> EvaluateRequest:
-    """The measurement of an assignment on the bundled evaluation text."""
+def measure_request(
+    info: ModelInfo, assignment: Mapping[str, str], under: Setup | None = None
+) -> EvaluateRequest:
+    """The measurement of an assignment on the bundled evaluation text, under the chosen setup or another."""
     changed = {unit: name for unit, name in assignment.items() if name != "original"}
     roots = workspace().inspect_request(info.ref).roots
-    return EvaluateRequest(info.ref, info.fingerprint, changed, setup=setup.current(info), roots=roots)
+    return EvaluateRequest(
+        info.ref, info.fingerprint, changed, setup=under or setup.current(info), roots=roots
+    )
 
 
 def measured(info: ModelInfo, assignment: Mapping[str, str]) -> Evaluation | None:

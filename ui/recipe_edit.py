@@ -5,24 +5,25 @@ pins.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from quant_core.contrast import main_score
 from quant_core.errors import QuantError
-from quant_core.plots.bands import draw_recipe_bands, recipe_bands
-from quant_core.plots.grid import all_clicked
+from quant_core.plots import Fold, where
+from quant_core.plots.bands import RecipeBands, draw_recipe_bands, recipe_bands
 from quant_core.plots.sizes import stored_bits
 from quant_core.recipes import MIXES
 from quant_core.schema import ORIGINAL, Limits, ModelInfo, ScoreTable
-from ui import added_formats, recipe_terms, terms, theme, words
+from ui import added_formats, recipe_terms, selection, terms, theme, words
 from ui import recipe_draft as drafts
 from ui.format_names import format_name, method_name, short_names
 from ui.jobs import workspace
 from ui.recipe_draft import Draft
-from ui.score_view import MANY_FORMATS
+from ui.score_view import MANY_FORMATS, MANY_LAYERS
 
 _BANDS, _CHOSEN, _TABLE, _PATTERN = "bands", "edit:chosen", "edit:table", "edit:pattern"
 _PIN = "edit:pin"
@@ -38,7 +39,8 @@ def choices(table: ScoreTable) -> list[str]:
 
 def uniform_bits(info: ModelInfo, table: ScoreTable) -> dict[str, float]:
     """Average stored bits a weight of each format in ``choices``, if every decided layer has it."""
-    decided = [unit for unit in info.units if unit.name in set(table.units)]
+    scored = set(table.units)
+    decided = [unit for unit in info.units if unit.name in scored]
     weights = sum(unit.parameters for unit in decided)
     found = {ORIGINAL: sum(unit.parameters * unit.bits for unit in decided) / weights}
     for column, name in enumerate(table.formats):
@@ -48,7 +50,7 @@ def uniform_bits(info: ModelInfo, table: ScoreTable) -> dict[str, float]:
 
 def layer_scores(table: ScoreTable, assignment: Mapping[str, str]) -> dict[str, float]:
     """Predicted KL of each unit in its format, in nats a token."""
-    matrix = table.scores(drafts.table_score(table))
+    matrix = table.scores(main_score(table))
     column = {name: index for index, name in enumerate(table.formats)}
     return {
         unit: max(matrix[row][column[assignment[unit]]], 0.0) if assignment[unit] in column else 0.0
@@ -58,37 +60,57 @@ def layer_scores(table: ScoreTable, assignment: Mapping[str, str]) -> dict[str, 
 
 def bands(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
     """Block by role, coloured by format; a click chooses a layer for the editor below."""
-    chosen = _chosen(table)
-    data = recipe_bands(
-        info, draft.assignment, stored_bits(info, table, draft.assignment), draft.pins,
-        layer_scores(table, draft.assignment),
-    )  # fmt: skip
-    mix = ", ".join(f"{list(draft.assignment.values()).count(name)} in {name}" for name in data.formats)
-    bits = uniform_bits(info, table)
-    if len({name.partition("@")[0] for name in bits}) > MANY_COLOURS:
-        bits = {name: value for name, value in bits.items() if name in data.formats}
-    # All formats, not only those in use: each keeps its colour, and the chart its height, when the budget moves.
-    data = data._replace(formats=tuple(bits), bits=tuple(bits.values()))
-    titles = short_names(tuple(data.forms)) | {method: method_name(method) for method in data.methods}
+    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
+        several = selection.switch("bands")
+        drawn = selection.folded(info, table, "bands")
+    chosen = drawn.drawn(selection.selected(info, table))
+    data, titles = drawn_bands(info, table, drawn, draft.assignment, draft.pins)
     figure = draw_recipe_bands(data, theme.palette(), chosen, titles)
     figure.update_layout(uirevision="bands")
+    take = selection.taker(info, drawn, _BANDS)
+
+    def clicked() -> None:
+        if several or not selection.open_block(info, drawn, _BANDS):
+            take()
+
     theme.chart(
-        figure, _BANDS, f"Format of every layer, by block and role: {mix}.", on_select=_take_click,
-        selection_mode=("points", "box"),
+        figure, _BANDS, f"Format of every layer, by block and role: {mix_text(draft.assignment)}.", on_select=clicked,
+        **selection.box(figure, several),
     )  # fmt: skip
 
 
-def _take_click() -> None:
-    names = all_clicked(st.session_state.get(_BANDS))
-    if names:
-        st.session_state[_CHOSEN] = list(names)
+def mix_text(assignment: Mapping[str, str]) -> str:
+    """How many layers have which format: ``41 in int4/g64/asym, 15 in int8/g64/asym``."""
+    return ", ".join(f"{count:,} in {name}" for name, count in Counter(assignment.values()).most_common())
 
 
-def _chosen(table: ScoreTable) -> list[str]:
-    known = set(table.units)
-    chosen = [name for name in st.session_state.get(_CHOSEN, []) if name in known]
-    st.session_state[_CHOSEN] = chosen
-    return chosen
+def drawn_bands(
+    info: ModelInfo,
+    table: ScoreTable,
+    drawn: Fold,
+    assignment: Mapping[str, str],
+    pins: Iterable[str] = (),
+    others: Iterable[str] = (),
+) -> tuple[RecipeBands, dict[str, str]]:
+    """A recipe's formats on the map that is drawn, and what they are called; a cell of several experts shows the
+    format of most.
+
+    All formats have a key, not only those in use (and ``others``): each keeps its colour, and the chart its height,
+    when the budget moves.
+    """
+    most, mixed = drawn.most(assignment)
+    bits = drawn.sums(stored_bits(info, table, assignment))
+    data = recipe_bands(
+        drawn.model, most, {name: int(value) for name, value in bits.items()}, drawn.drawn(pins),
+        drawn.sums(layer_scores(table, assignment)), mixed,
+    )  # fmt: skip
+    keys = uniform_bits(info, table)
+    if len({name.partition("@")[0] for name in keys}) > MANY_COLOURS:
+        used = {*data.formats, *others}
+        keys = {name: value for name, value in keys.items() if name in used}
+    data = data._replace(formats=tuple(keys), bits=tuple(keys.values()))
+    titles = short_names(tuple(data.forms)) | {method: method_name(method) for method in data.methods}
+    return data, titles
 
 
 def editor(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
@@ -136,13 +158,9 @@ def _pin_toggle() -> None:
 
 def _edit_chosen(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
     names = choices(table)
-    chosen = st.multiselect(
-        "Layers", list(table.units), key=_CHOSEN, format_func=short_unit,
-        placeholder="Click cells above, or choose layers here",
-        help="Clicking a cell above chooses its layer; this list is the same choice by keyboard.",
-    )  # fmt: skip
+    chosen = _chosen(info, table)
     if not chosen:
-        st.caption("Click a cell above to change its format.")
+        st.caption("Click a cell above to change its format, or draw a box over several.")
         return
     formats = {draft.assignment[unit] for unit in chosen}
     st.session_state["edit:format"] = formats.pop() if len(formats) == 1 else None
@@ -172,6 +190,25 @@ def _edit_chosen(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
         _trades(info, table, draft, chosen[0])
 
 
+def _chosen(info: ModelInfo, table: ScoreTable) -> list[str]:
+    """The layers to edit, chosen above or here: by name, as long as a list of all is short from a list."""
+    if len(table.units) > MANY_LAYERS:
+        selection.by_name(info, table)
+        chosen = selection.selected(info, table)
+        if chosen:
+            known = set(chosen)
+            units = [unit for unit in info.units if unit.name in known]
+            st.caption(f"{len(chosen):,} layers: {where(units)}.")
+        return chosen
+    st.session_state[_CHOSEN] = selection.selected(info, table)
+    return st.multiselect(
+        "Layers", list(table.units), key=_CHOSEN, format_func=short_unit,
+        on_change=lambda: selection.select(info, st.session_state[_CHOSEN]),
+        placeholder="Click cells above, or choose layers here",
+        help="Clicking a cell above chooses its layer; this list is the same choice by keyboard.",
+    )  # fmt: skip
+
+
 def _trades(info: ModelInfo, table: ScoreTable, draft: Draft, unit: str) -> None:
     """What another format for a layer would take from another one, at the same budget."""
     try:
@@ -182,7 +219,7 @@ def _trades(info: ModelInfo, table: ScoreTable, draft: Draft, unit: str) -> None
             unit,
             draft.budget,
             draft.pins,
-            drafts.table_score(table),
+            main_score(table),
             draft.terms,
         )
     except QuantError:
@@ -208,8 +245,9 @@ def _trades(info: ModelInfo, table: ScoreTable, draft: Draft, unit: str) -> None
 
 
 def _with_cost(table: ScoreTable, units: Sequence[str]) -> Callable[[str], str]:
-    matrix = table.scores(drafts.table_score(table))
-    rows = [table.units.index(unit) for unit in units]
+    matrix = table.scores(main_score(table))
+    place = {unit: row for row, unit in enumerate(table.units)}
+    rows = [place[unit] for unit in units]
     short = short_names(table.formats)
 
     def text(name: str) -> str:

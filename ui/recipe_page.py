@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from quant_core.allocation.additivity import additivity
+from quant_core.contrast import main_score
 from quant_core.errors import QuantError
 from quant_core.plots.pareto import Mark, mark
 from quant_core.schema import Evaluation, ModelInfo, ScoreName, ScoreTable, Setup, Solution, digest
@@ -14,6 +15,7 @@ from ui import (
     proof,
     recipe_budget,
     recipe_edit,
+    recipe_pair,
     recipe_terms,
     score_form,
     scores,
@@ -79,7 +81,7 @@ def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: reci
     drafts.keep_current(info, table)
     _actions(info, table, draft, measured)
     calibrate.progress(info, table)
-    _measure(info, draft, solution, measured, drafts.table_score(table))
+    _measure(info, draft, solution, measured, main_score(table))
     proved = proof.panel(info, table, draft)
     left, right = st.columns([5, 6], gap="medium")
     with left:
@@ -88,6 +90,7 @@ def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: reci
     with right:
         recipe_edit.bands(info, table, draft)
     recipe_edit.editor(info, table, draft)
+    recipe_pair.panel(info, table, draft, solution, measured)
 
 
 def _score_name(table: ScoreTable) -> str:

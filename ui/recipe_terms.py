@@ -8,6 +8,7 @@ import streamlit as st
 
 from quant_core.allocation.choose import FULL
 from quant_core.allocation.terms import rule_text
+from quant_core.contrast import main_score
 from quant_core.schema import Limits, ModelInfo, Rule, ScoreTable, Solution, Terms
 from quant_core.targets.hardware import Hardware
 from ui import added_formats, state, terms, words
@@ -106,7 +107,7 @@ def headroom(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, solution: 
     used = solution.average_bits if budget.kind == "bits" else solution.total_bytes
     if draft.edited or (draft.terms.limits == Limits() and used >= FULL * budget.value):
         return ""
-    score = drafts.table_score(table)
+    score = main_score(table)
     return workspace().headroom(info, table, draft.budget, draft.pins, score, terms=draft.terms)
 
 

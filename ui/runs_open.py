@@ -10,17 +10,23 @@ import streamlit as st
 from quant_core.allocation.proof import ranking
 from quant_core.errors import QuantError
 from quant_core.schema import (
+    ChoiceScores,
+    ChoicesRequest,
     EvaluateRequest,
     Evaluation,
     GenerateRequest,
+    KlTails,
     ModelInfo,
     ModelRef,
+    PromptsRequest,
+    PromptTexts,
     Proof,
     ProveRequest,
     Run,
     ScoreTable,
     SensitivityRequest,
     Setup,
+    TailsRequest,
     Training,
     TrainRequest,
 )
@@ -48,7 +54,11 @@ def place(run: Run) -> Place | None:
             return Place("sensitivity", "Open its map", {**where, **_sweep(run.request, run.result)})
         case EvaluateRequest(), Evaluation():
             found = _recipe(run, run.request.assignment, run.result, run.request.setup)
-            return Place("compare", "Open the recipe it measured", {**where, **found}) if found else None
+            return (
+                Place("compare", "Open the recipe it measured", {**where, **found, "tab": "text"})
+                if found
+                else None
+            )
         case ProveRequest(), Proof():
             best = run.request.assignments[ranking(run.result.kl)[0].recipe]
             found = _recipe(run, best, None, run.request.setup)
@@ -60,6 +70,13 @@ def place(run: Run) -> Place | None:
                 if found
                 else None
             )
+        case PromptsRequest(), PromptTexts():
+            return Place("compare", "Open the blind vote", {**where, "tab": "vote", "vote": run.key})
+        case ChoicesRequest(), ChoiceScores():
+            return Place("compare", "Open the answers", {**where, "tab": "choices", "scored": run.key})
+        case TailsRequest(), KlTails():
+            found = _recipe(run, run.request.assignment, None, run.request.setup)
+            return Place("compare", "Open the spread", {**where, **found, "tab": "text"}) if found else None
         case TrainRequest(), Training():
             return Place("train", "Open its curve", {**where, "training": run.result.key})
     return None
@@ -105,6 +122,7 @@ def _prompt(request: GenerateRequest) -> dict[str, str]:
         "length": str(request.tokens),
         "temperature": f"{request.temperature:g}",
         "chat": "yes" if request.chat else "no",
+        "tab": "texts",
     }
 
 

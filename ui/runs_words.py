@@ -53,8 +53,8 @@ def when(seconds: float) -> str:
 
 def found(finding: Finding) -> str:
     """``measured KL 0.0344 nats/token``."""
-    if finding.unit == "tokens":
-        return f"{finding.label} {_count(int(finding.value), 'token')}"
+    if finding.unit in ("tokens", "prompts", "questions"):
+        return f"{finding.label} {_count(int(finding.value), finding.unit[:-1])}"
     return f"{finding.label} {words.significant(finding.value)} {finding.unit}"
 
 

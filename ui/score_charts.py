@@ -11,8 +11,9 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from quant_core import plots
-from quant_core.schema import ModelInfo, ScoreName, ScoreTable
-from ui import state, theme, what_if, words
+from quant_core.schema import ORIGINAL, ModelInfo, ScoreName, ScoreTable
+from ui import selection, state, theme, what_if, words
+from ui.format_names import short_names
 from ui.score_view import SCORE_TITLES, SCORES, available, measured_on
 
 VIEWS = {
@@ -25,6 +26,12 @@ VIEWS = {
 }
 VIEW = state.choice_param("view", "the view", tuple(VIEWS))
 SCALE = state.choice_param("scale", "the colour scale", ("own", "common"))
+SHOW = state.choice_param("show", "what the map shows", ("score", "bits"))
+SHOWN = {"score": "one format", "bits": "bits to reach a KL"}
+REACH = state.number_param("reach", "the KL that a layer may cost", 0.001, 1e-9, 1e3)
+CAREFUL = state.choice_param("careful", "which end of the interval counts", ("no", "yes"))
+STEPS = tuple(float(f"{digit}e{power}") for power in range(-6, 0) for digit in (1, 2, 5))
+"""KL that a layer may cost, in nats a token, to choose from."""
 TOP = state.integer_param("top", "the number of layers", 20, 5, 500)
 ACROSS = state.choice_param("across", "the score to compare with", ("weight", "output", "measured", "fisher"))
 
@@ -59,6 +66,28 @@ def _chart(figure: go.Figure, name: str, alt: str) -> None:
         theme.chart(figure, key, alt, on_select=lambda: open_clicked(key), selection_mode="points")
 
 
+def _cells(figure: go.Figure, data: plots.Fold, info: ModelInfo, name: str, alt: str) -> None:
+    """A map: a click opens a layer or a block of experts, or a drag selects layers, as the user chose."""
+    several = selection.DRAG.get() == "select"
+    key = f"{name}:several" if several else chart_key(name)
+    take = selection.taker(info, data, key) if several else lambda: _open_cell(info, data, key)
+    with st.container(key=f"cells-{name}"):
+        theme.chart(figure, key, alt, on_select=take, **selection.box(figure, several))
+
+
+def _open_cell(info: ModelInfo, data: plots.Fold, key: str) -> None:
+    """A cell was clicked: open its layer, or its block where it stands for several experts."""
+    if not selection.open_block(info, data, key):
+        open_clicked(key)
+
+
+def _marked(info: ModelInfo, table: ScoreTable, data: plots.Fold) -> tuple[str, ...]:
+    """The cells with an outline: of the selected layers, or of the one that is open."""
+    if selection.DRAG.get() == "select":
+        return data.drawn(selection.selected(info, table))
+    return data.drawn([state.UNIT.get()])
+
+
 def places() -> tuple[DeltaGenerator, DeltaGenerator]:
     """Where the view and the layer stand: side by side, but a table takes the whole width."""
     if VIEW.get() == "table":
@@ -88,25 +117,74 @@ def draw(
 
 
 def _map(info: ModelInfo, table: ScoreTable, form: str, score: ScoreName) -> None:
+    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
+        st.segmented_control("Show", required=True, format_func=SHOWN.__getitem__, **SHOW.choice(list(SHOWN)))
+        selection.switch("map")
+        data = selection.folded(info, table, "map")
+    if SHOW.get() == "bits":
+        _bits_map(info, table, data, score)
+    else:
+        _score_map(info, table, data, form, score)
+
+
+def _bits_map(info: ModelInfo, table: ScoreTable, data: plots.Fold, score: ScoreName) -> None:
+    """The fewest bits with which each layer costs no more than a threshold, and in words which need many."""
+    if score not in ("fisher", "measured"):
+        st.caption(
+            "Bits to reach a KL need a score that is one: choose **Predicted KL** or **Measured KL** above."
+        )
+        return
+    left, right = st.columns([3, 2], gap="medium", vertical_alignment="bottom")
+    left.select_slider(
+        "KL that a layer may cost (nats/token)", **REACH.choice(sorted({*STEPS, REACH.get()})),
+        format_func=plots.number,
+        help="How far quantizing this layer alone may move the next-token distribution, on the calibration text. The "
+        "map shows the format of fewest stored bits that stays below.",
+    )  # fmt: skip
+    st.session_state["scores:careful"] = CAREFUL.get() == "yes"
+    right.toggle(
+        "Upper end of 95 %", key="scores:careful",
+        on_change=lambda: CAREFUL.set("yes" if st.session_state["scores:careful"] else "no"),
+        help="On: the upper end of a score's 95 % interval has to stay below. Off: the score itself.",
+    )  # fmt: skip
+    errors = plots.INTERVAL if CAREFUL.get() == "yes" else 0.0
+    sentence = plots.needs_text(plots.needs(info, table, REACH.get(), score, errors))
+    st.markdown(sentence)
+    found = plots.bits_to_reach(info, table, REACH.get(), score, errors)
+    cells = plots.reach_map(data, found, {unit.name: unit.parameters for unit in info.units})
+    titles = short_names(tuple(cells.forms)) | {ORIGINAL: "keep original"}
+    title = f"Bits to reach {plots.number(REACH.get())} nats/token"
+    figure = plots.draw_recipe_bands(cells, theme.palette(), _marked(info, table, data), titles, title)
+    _cells(figure, data, info, "map", f"{title}, by block and role. {sentence.replace('**', '')}")
+
+
+def _score_map(info: ModelInfo, table: ScoreTable, drawn: plots.Fold, form: str, score: ScoreName) -> None:
     st.session_state["scores:scale"] = SCALE.get() == "common"
     st.toggle(
         "Same colours for every format", key="scores:scale",
         on_change=lambda: SCALE.set("common" if st.session_state["scores:scale"] else "own"),
         help="On: colours can be compared between formats. Off: the whole scale for this format.",
     )  # fmt: skip
-    data = plots.score_map(info, table, form, score, SCALE.get() == "common")
-    alt = f"{data.title} of {len(table.units)} layers, by block and role, from {data.low:.2g} to {data.high:.2g}."
-    _chart(plots.draw_score_map(data, theme.palette(), state.UNIT.get()), "map", alt)
+    data = plots.score_map(drawn.model, drawn.table, form, score, SCALE.get() == "common")
+    what = "cells of experts added up" if drawn.closed else "layers"
+    alt = f"{data.title} of {len(drawn.table.units)} {what}, by block and role, from {data.low:.2g} to {data.high:.2g}."
+    _cells(plots.draw_score_map(data, theme.palette(), _marked(info, table, drawn)), drawn, info, "map", alt)
+    if drawn.closed:
+        st.caption("A cell is the sum over its block's experts, for errors that are shares their mean.")
 
 
 def _format_map(info: ModelInfo, table: ScoreTable, score: ScoreName) -> None:
-    data = plots.format_map(info, table, score)
-    alt = f"{data.title}: {len(table.units)} layers, {len(table.formats)} formats."
-    _chart(plots.draw_score_map(data, theme.palette(), state.UNIT.get()), "formats", alt)
+    drawn = selection.folded(info, table, "formats")
+    data = plots.format_map(drawn.model, drawn.table, score)
+    alt = f"{data.title}: {len(drawn.table.units)} rows, {len(table.formats)} formats."
+    figure = plots.draw_score_map(data, theme.palette(), drawn.drawn([state.UNIT.get()]))
+    key = chart_key("formats")
+    with st.container(key="cells-formats"):
+        theme.chart(figure, key, alt, on_select=lambda: _open_cell(info, drawn, key), selection_mode="points")
 
 
 def _ranking(info: ModelInfo, table: ScoreTable, form: str, score: ScoreName) -> None:
-    most = max(len(table.units), 6)
+    most = min(max(len(table.units), 6), 500)
     TOP.set(min(TOP.get(), most))
     st.slider("Layers shown", 5, most, **TOP.widget())
     data = plots.ranking(info, table, form, score, TOP.get())

@@ -84,9 +84,10 @@ def run_or_show(
     tables = _tables(info)
     if so_far is not None:
         return so_far, [so_far, *tables]
-    if not tables:
+    shown = found or next((each for each in tables if each.tokens), None)
+    if shown is None:
         return None, []
-    return added_formats.panel(info, _choose(found or tables[0], tables)), tables
+    return added_formats.panel(info, _choose(shown, tables)), tables
 
 
 def _so_far(request: SensitivityRequest) -> ScoreTable | None:

@@ -29,6 +29,8 @@ SCORE_HELP = (
 )
 TIES = 4
 """Tied layers that are named; of more their number is told."""
+MANY_LAYERS = 2000
+"""Of more layers, only those of one block are listed."""
 MANY_FORMATS = 12
 """Up to so many formats stand side by side to choose from; more are a list."""
 
@@ -52,7 +54,7 @@ def available(table: ScoreTable) -> list[ScoreName]:
 def controls(table: ScoreTable) -> tuple[str, ScoreName]:
     """Which format and which score of the table are shown."""
     place = st.container(horizontal=True, gap="medium", vertical_alignment="bottom")
-    form = _shown_format(table)
+    form = shown_format(table)
     labels = short_names(table.formats)
     labels |= {name: f"{labels[name]} (from the state)" for name in table.rescored}
     st.session_state["scores:format"] = form
@@ -74,7 +76,7 @@ def controls(table: ScoreTable) -> tuple[str, ScoreName]:
     return form, score
 
 
-def _shown_format(table: ScoreTable) -> str:
+def shown_format(table: ScoreTable) -> str:
     """The format that is open if the table has it, else one of its family, else one of the default's."""
     wanted = state.FORMAT.get()
     if wanted in table.formats:
@@ -144,12 +146,15 @@ def open_layer(info: ModelInfo, table: ScoreTable) -> Unit:
 def layer_panel(info: ModelInfo, table: ScoreTable, unit: Unit, form: str, score: ScoreName) -> None:
     """The layer that is open, in all formats; a selectbox does what a click on a cell does."""
     known = set(table.units)
+    if len(known) > MANY_LAYERS:  # a list of all would slow down every click
+        known = {each.name for each in info.units if each.block == unit.block and each.name in known}
     titles = {each.name: layers.title(each) for each in info.units if each.name in known}
     st.session_state["scores:unit"] = unit.name
     st.selectbox(
         "Layer", list(titles), format_func=lambda name: titles.get(name, name), key="scores:unit",
         on_change=lambda: state.UNIT.set(st.session_state["scores:unit"]),
-        help="Pick a layer here or click it in the chart.",
+        help="Pick a layer here or click it in the chart."
+        + (" The list holds the block that is open." if len(table.units) > MANY_LAYERS else ""),
     )  # fmt: skip
     st.caption(f"`{unit.name}` · {unit.parameters:,} weights")
     _ties(info, table, unit, form, score)

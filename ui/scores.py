@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from quant_core.contrast import main_score
 from quant_core.errors import QuantError
 from quant_core.schema import (
     CALIBRATION,
@@ -66,6 +67,12 @@ def table_id(table: ScoreTable) -> str:
     return digest([*asked, *table.transforms])[:8]
 
 
+def table_key(table: ScoreTable) -> str:
+    """What tells tables apart for things that are computed from one and then kept."""
+    key = f"{table.fingerprint} {table.text_hash} {table.tokens} {table.seed} {table.formats} {len(table.units)}"
+    return f"{key} {table.rescored} {main_score(table)} {len(table.fisher)} {table.labels}"
+
+
 def table(info: ModelInfo) -> ScoreTable | None:
     """The sweep of ``sweep``, with the columns that were added to it."""
     found = sweep(info)
@@ -103,6 +110,7 @@ def with_added(info: ModelInfo, sweep: ScoreTable) -> ScoreTable:
 def sweep(info: ModelInfo) -> ScoreTable | None:
     """The scores that the user picked, else those for the settings, else the newest of this model, else None.
 
+    Errors of the weights alone, which another page asked for, are no sweep unless they are picked.
     Scores hold for the model that was scored: other transforms than the chosen ones make them another model's.
     """
     transforms = setup.current(info).transforms
@@ -111,4 +119,4 @@ def sweep(info: ModelInfo) -> ScoreTable | None:
         for found in known:
             if table_id(found) == SWEEP.get():
                 return found
-    return workspace().result(request(info)) or next(iter(known), None)
+    return workspace().result(request(info)) or next((found for found in known if found.tokens), None)

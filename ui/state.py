@@ -148,13 +148,16 @@ REVISION = text_param("revision", "the revision", pattern=r"[\w./-]{0,120}")
 DTYPE = choice_param("dtype", "the dtype", ("auto", "float32", "bfloat16", "float16"))
 DEVICE = choice_param("device", "the device", ("auto", "cpu", "cuda", "mps"))
 UNIT = text_param("unit", "the layer")
-FORMAT = text_param("format", "the format", "int4/g64/asym", r"[\w/.@:=+-]{1,160}")
+FORMAT_PATTERN = r"[\w/.@:=+-]{1,160}"
+FORMAT = text_param("format", "the format", "int4/g64/asym", FORMAT_PATTERN)
 SCORE = choice_param("score", "the score", ("fisher", "measured", "output", "weight"))
 GROUP = integer_param("group", "the group size", 64, 1, 65536)
 CONTEXT = integer_param("context", "the context length", 2048, 1, 100_000_000)
 RECIPE = text_param("recipe", "the recipe", pattern=r"[\w-]{0,64}")
 TRAINED = text_param("trained", "the training", pattern=r"[0-9a-f]{0,64}")
 """Key of the training whose weights are in use."""
+MODELS_OWN: list[Param[Any]] = [UNIT, RECIPE, TRAINED]
+"""What is forgotten when another model is opened."""
 
 
 def sync(page: str) -> None:
@@ -208,5 +211,5 @@ def open_model(ref: ModelRef) -> None:
     REVISION.set(ref.revision)
     DTYPE.set(ref.dtype)
     DEVICE.set(ref.device)
-    for param in (UNIT, RECIPE, TRAINED):
-        param.set("")
+    for param in MODELS_OWN:
+        param.set(param.default)

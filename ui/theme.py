@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 import plotly.graph_objects as go
 import streamlit as st
 
+from quant_core.plots import figure_csv, figure_page
 from quant_core.plots.palette import Palette
 
 Mode = Literal["light", "dark"]
@@ -51,27 +54,58 @@ def _palette(mode: Mode) -> Palette:
     )
 
 
-def brighten_selected() -> None:
-    """In the dark theme, write what is selected in the brighter colour of links.
+def mend() -> None:
+    """Raise the contrast of what Streamlit writes too quietly to be read by everybody (WCAG 2.2, 1.4.3: 4.5 to 1).
 
-    Streamlit writes it in the primary colour, which must also carry white text and is therefore too quiet there.
+    Captions are see-through as a whole, on white down to 4.2, their code and links to 3.0: here only plain words are.
+    What is selected is written in the primary colour, which must also carry white text: it gets the colour of links,
+    brighter in the dark.
     """
-    if mode() == "dark":
-        selected = ", ".join(_SELECTED)
-        st.html(f"<style>{selected} {{color: {st.get_option('theme.dark.linkColor')} !important}}</style>")
+    light, dark = (st.get_option(f"theme.{mode}.linkColor") for mode in ("light", "dark"))
+    st.html(
+        "<style>[data-testid=stCaptionContainer] {opacity: 1 !important} "
+        "[data-testid=stCaptionContainer] :is(p, li) {color: color-mix(in srgb, currentColor 75%, transparent)} "
+        f"{', '.join(_SELECTED)} {{color: light-dark({light}, {dark}) !important}}</style>"
+    )
 
 
 def chart(figure: go.Figure, key: str, alt: str, **options: Any) -> Any:
-    """Show a figure in full width; ``alt`` says in words what it shows; ``options`` go to
+    """Show a figure in full width, with a way to save it; ``alt`` says in words what it shows; ``options`` go to
     ``st.plotly_chart``.
     """
-    config = {**CONFIG, "toImageButtonOptions": {"format": "svg", "filename": f"quantlens-{key}"}}
-    return st.plotly_chart(
-        figure,
-        width="stretch",
-        theme=None,
-        key=key,
-        alt=alt,
-        config={**config, **options.pop("config", {})},
-        **options,
-    )
+    name = "quantlens-" + re.sub(r"\W+", "-", key).strip("-")
+    config = {**CONFIG, "toImageButtonOptions": {"format": "svg", "filename": name}}
+    figure.layout.paper_bgcolor = palette().background  # a saved drawing is readable on any page
+    with st.container(key=f"chart-{key}", gap=None):
+        shown = st.plotly_chart(
+            figure,
+            width="stretch",
+            theme=None,
+            key=key,
+            alt=alt,
+            config={**config, **options.pop("config", {})},
+            **options,
+        )
+        if figure.data:
+            _save_menu(figure, key, name, alt)
+    return shown
+
+
+def _save_menu(figure: go.Figure, key: str, name: str, alt: str) -> None:
+    """The figure as files; they are made when they are asked for, since a page of its own takes 5 MB."""
+    colours = palette()
+    kinds: tuple[tuple[str, str, str, Callable[[], str], str], ...] = (
+        ("Numbers (CSV)", "csv", "text/csv", lambda: figure_csv(figure), "All numbers of the chart as a table."),
+        ("Page (HTML)", "html", "text/html", lambda: figure_page(figure, colours, alt),
+         "The chart as it is here, to zoom and point at, in one file of 5 MB that needs no network."),
+    )  # fmt: skip
+    with (
+        st.container(horizontal=True, horizontal_alignment="right"),
+        st.popover("Save", icon=":material/download:", type="tertiary", key=f"save-{key}"),
+    ):
+        for label, ending, kind, make, help_text in kinds:
+            st.download_button(
+                label, make, f"{name}.{ending}", kind, key=f"save-{ending}-{key}", on_click="ignore", help=help_text,
+                width="stretch",
+            )  # fmt: skip
+        st.caption("Drawing (SVG): the camera in the chart's upper right corner, or in the saved page.")

@@ -45,7 +45,8 @@ def draw(
 
 
 def _unit(info: ModelInfo, table: ScoreTable) -> Unit:
-    known = {unit.name: unit for unit in info.units if unit.name in set(table.units)}
+    scored = set(table.units)
+    known = {unit.name: unit for unit in info.units if unit.name in scored}
     return known.get(state.UNIT.get(), next(iter(known.values())))
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from quant_core.allocation import usage
 from quant_core.allocation.usage import Usage
 from quant_core.errors import BudgetError
-from quant_core.schema import ORIGINAL, Budget, ModelInfo, ScoreTable, Terms, Unit
+from quant_core.schema import ORIGINAL, Budget, ModelInfo, ScoreTable, Terms, Unit, Use
 from quant_core.targets.hardware import machine
 
 FloatArray = NDArray[np.float64]
@@ -140,19 +140,16 @@ def usage_of(info: ModelInfo, table: ScoreTable, assignment: Mapping[str, str], 
         assignment: Unit to full format name; one that is not named, or has no size in its format, stays as it is.
         terms: How the model is to run.
     """
-    use = terms.use
     row = {unit: index for index, unit in enumerate(table.units)}
     column = {form: index for index, form in enumerate(table.formats)}
     forms = {unit: form for unit, form in assignment.items() if unit in row and form in column}
-    bits = np.array(
-        [
-            table.storage_bits[row[unit.name]][column[forms[unit.name]]]
-            if unit.name in forms
-            else unit.parameters * unit.bits
-            for unit in info.units
-        ],
-        np.int64,
-    )
+    bits = {unit: table.storage_bits[row[unit]][column[form]] for unit, form in forms.items()}
+    return usage_with(info, forms, bits, terms.use)
+
+
+def usage_with(info: ModelInfo, forms: Mapping[str, str], stored: Mapping[str, int], use: Use) -> Usage:
+    """As ``usage_of``, with the stored bits of every unit that does not stay as it is."""
+    bits = np.array([stored.get(unit.name, unit.parameters * unit.bits) for unit in info.units], np.int64)
     read = usage.shares(info, info.units, use.batch)
     milliseconds = None
     if use.hardware:

@@ -96,6 +96,13 @@ def parser() -> argparse.ArgumentParser:
         "--tokens", type=_count, default=4096, help="how many to measure on (default: 4096)"
     )
     evaluate.add_argument(
+        "--choices",
+        type=Path,
+        metavar="FILE",
+        help="multiple-choice questions as JSON lines to score instead of text: "
+        '{"question": ..., "choices": [...], "answer": 0}',
+    )
+    evaluate.add_argument(
         "--out", type=Path, metavar="FILE", help="write the recipe with its measured figures here"
     )
 
@@ -131,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--prompt", required=True, help="text to continue")
     generate.add_argument("--recipe", type=Path, metavar="FILE", help="recipe to compare with the original")
+    generate.add_argument("--other", type=Path, metavar="FILE", help="a further recipe to compare")
     generate.add_argument("--seed", type=_seed, default=0, help="seed of the draws (default: 0)")
     generate.add_argument("--tokens", type=_count, default=60, help="how many to write (default: 60)")
     generate.add_argument(

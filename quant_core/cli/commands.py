@@ -10,6 +10,7 @@ from typing import Any
 from quant_core import schema
 from quant_core.allocation.additivity import additivity
 from quant_core.cli import limits, measuring
+from quant_core.cli.choices import multiple_choice
 from quant_core.cli.terminal import number, say, say_json, say_table, warn
 from quant_core.cli.work import (
     UsageError,
@@ -195,7 +196,9 @@ def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
 
 
 def evaluate(workspace: Workspace, options: argparse.Namespace) -> int:
-    """Measure a recipe against the original."""
+    """Measure a recipe against the original, on text or on multiple-choice questions."""
+    if options.choices:
+        return multiple_choice(workspace, options)
     check_writable(options.out)
     text = read_text(options.text, schema.EVALUATION)
     info = open_model(workspace, options)
@@ -286,12 +289,14 @@ def train(workspace: Workspace, options: argparse.Namespace) -> int:
 
 
 def generate(workspace: Workspace, options: argparse.Namespace) -> int:
-    """Continue a prompt with the original and, if one is given, a recipe."""
+    """Continue a prompt with the original and the recipes that are given."""
     setup = chosen_setup(workspace, options, schema.Setup())
     if setup != schema.Setup() and not options.recipe:
         raise UsageError("--transform, --activations and --kv-cache change a recipe: name it with --recipe")
     info = open_model(workspace, options)
-    recipe = read_recipe(workspace, options.recipe, info) if options.recipe else None
+    recipe, other = (
+        read_recipe(workspace, file, info) if file else None for file in (options.recipe, options.other)
+    )
     if options.chat and not info.chat:
         raise QuantError(f"{info.title} has no chat template.", "Leave --chat out.")
     request = schema.GenerateRequest(
@@ -305,19 +310,29 @@ def generate(workspace: Workspace, options: argparse.Namespace) -> int:
         top_p=options.top_p,
         chat=info.chat if options.chat is None else options.chat,
         setup=chosen_setup(workspace, options, recipe.setup) if recipe else schema.Setup(),
+        other=other.assignment() if other else None,
+        other_setup=other.setup if other else schema.Setup(),
     )
     texts: schema.Generation = run(workspace, request)
-    original, changed = "".join(texts.original), "".join(texts.recipe)
+    original, changed, further = ("".join(side) for side in (texts.original, texts.recipe, texts.other))
     if options.json:
         answer = {"original": original, "recipe": changed if recipe else None, "divergence": texts.divergence}
+        if other:
+            answer |= {"other": further, "other_divergence": texts.other_divergence}
         say_json({"model": info.ref.source, "prompt": options.prompt} | answer | {"seed": texts.seed})
         return 0
     say(f"Original\n{options.prompt}{original}")
     if recipe:
         say(f"\nRecipe ({recipe.average_bits:.2f} bits a weight)\n{options.prompt}{changed}")
-        same = texts.divergence < 0
-        say("\nThe two are the same." if same else f"\nThey differ from token {texts.divergence + 1} on.")
+        say(_parted(texts.divergence))
+    if other:
+        say(f"\nOther recipe ({other.average_bits:.2f} bits a weight)\n{options.prompt}{further}")
+        say(_parted(texts.other_divergence))
     return 0
+
+
+def _parted(place: int) -> str:
+    return "\nThe two are the same." if place < 0 else f"\nThey differ from token {place + 1} on."
 
 
 def catalog(workspace: Workspace, options: argparse.Namespace) -> int:

@@ -8,7 +8,8 @@ Maddison et al. 2014, "A* sampling": the arg max of log-probabilities plus Gumbe
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,37 +20,43 @@ from quant_core.evaluation.readings import read_tokens
 from quant_core.jobs.context import Context
 from quant_core.methods.variant import Variant, make_variant
 from quant_core.models.loading import LoadedModel
-from quant_core.schema import GenerateRequest, Generation, Side, TokenEvent
+from quant_core.schema import GenerateRequest, Generation, ReadingEvent, Side, TokenEvent, TokenReading
+
+S = TypeVar("S")
 
 
 def generate(context: Context, request: GenerateRequest) -> Generation:
     """Continue the prompt with the original and the recipes that there are; each token is emitted as it comes."""
     loaded = context.loaded(request.model, request.roots, request.fingerprint)
     begun = time.monotonic()
-    prompt = _encode(loaded, request)
+    prompt = encode(loaded, request.prompt, request.tokens, request.chat)
+    ids = prompt[0].tolist()
     plain = Variant(loaded, {}, ())
-    original = _Writer(plain, prompt)
-    sides: dict[Side, _Writer] = {"original": original}
+    original = Writer(plain, prompt)
+    sides: dict[Side, Writer] = {"original": original}
     if request.assignment is not None:
         variant = make_variant(context, loaded, request.assignment, request.setup)
-        sides["recipe"] = _Writer(variant, prompt)
+        sides["recipe"] = Writer(variant, prompt)
     if request.other is not None:
-        sides["other"] = _Writer(make_variant(context, loaded, request.other, request.other_setup), prompt)
-    noise = torch.Generator().manual_seed(request.seed)
-    for step in range(request.tokens):
-        context.progress(step / request.tokens, f"{step} of {request.tokens} tokens")
-        gumbel = -torch.empty(loaded.info.vocabulary).exponential_(generator=noise).log()
-        for name, side in sides.items():
-            piece = side.step(gumbel, request.temperature, request.top_p)
-            if piece is not None:
-                context.emit(TokenEvent(name, step, piece))
-        if all(side.finished for side in sides.values()):
-            break
+        sides["other"] = Writer(make_variant(context, loaded, request.other, request.other_setup), prompt)
+    readings: dict[Side, TokenReading] = {}
+
+    def read(name: Side) -> None:
+        side = sides[name]
+        readings[name] = read_tokens(context, plain, side.variant, ids, side.ids)
+        context.emit(ReadingEvent(name, readings[name]))
+
+    context.progress(0.0, f"0 of {request.tokens} tokens")
+    for step, name, piece in write(sides, request.tokens, request.seed, request.temperature, request.top_p):
+        if piece is None:
+            read(name)  # it has ended, and its colours need not wait for the others
+        else:
+            context.emit(TokenEvent(name, step, piece))
+        context.progress((step + 1) / request.tokens, f"{step + 1} of {request.tokens} tokens")
     context.progress(1.0, "measuring the tokens")
-    ids = prompt[0].tolist()
-    readings = {
-        name: read_tokens(context, plain, side.variant, ids, side.ids) for name, side in sides.items()
-    }
+    for name in sides:
+        if name not in readings:
+            read(name)
     recipe, other = sides.get("recipe"), sides.get("other")
     return Generation(
         original=tuple(original.pieces),
@@ -64,27 +71,50 @@ def generate(context: Context, request: GenerateRequest) -> Generation:
     )
 
 
-def _encode(loaded: LoadedModel, request: GenerateRequest) -> Tensor:
+def write(
+    sides: Mapping[S, Writer], tokens: int, seed: int, temperature: float, top_p: float
+) -> Iterator[tuple[int, S, str | None]]:
+    """Have sides write in turns with the same random numbers, until all have ended or have written ``tokens``.
+
+    Gives the step, the side, and the text that it added; None in its place, once, where the side ends its text.
+    """
+    noise = torch.Generator().manual_seed(seed)
+    vocabulary = max(side.variant.loaded.info.vocabulary for side in sides.values())
+    for step in range(tokens):
+        gumbel = -torch.empty(vocabulary).exponential_(generator=noise).log()
+        for name, side in sides.items():
+            if not side.finished:
+                yield step, name, side.step(gumbel, temperature, top_p)
+        if all(side.finished for side in sides.values()):
+            return
+
+
+def encode(loaded: LoadedModel, prompt: str, tokens: int, chat: bool) -> Tensor:
+    """Ids of a prompt (1, length), as a chat's turn if asked and the model has a template.
+
+    Raises:
+        TextError: It is empty, or with ``tokens`` more it exceeds the model's context.
+    """
     tokenizer: Any = loaded.tokenizer
-    if not request.prompt.strip():
+    if not prompt.strip():
         raise TextError("The prompt is empty.", "Write a few words for the model to continue.")
-    if request.chat and loaded.info.chat:
-        turn = [{"role": "user", "content": request.prompt}]
+    if chat and loaded.info.chat:
+        turn = [{"role": "user", "content": prompt}]
         text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     else:
-        ids = tokenizer(request.prompt)["input_ids"]
+        ids = tokenizer(prompt)["input_ids"]
     check_ids(loaded, torch.tensor(ids))
     limit = loaded.info.context_length
-    if limit and len(ids) + request.tokens > limit:
+    if limit and len(ids) + tokens > limit:
         raise TextError(
-            f"The prompt has {len(ids)} tokens; with {request.tokens} more it exceeds the model's {limit}.",
+            f"The prompt has {len(ids)} tokens; with {tokens} more it exceeds the model's {limit}.",
             "Shorten the prompt or ask for fewer tokens.",
         )
     return torch.tensor([ids], dtype=torch.long)
 
 
-class _Writer:
+class Writer:
     """One side: its weights, its KV cache, and what it has written."""
 
     def __init__(self, variant: Variant, prompt: Tensor) -> None:

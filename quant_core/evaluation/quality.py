@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -42,17 +43,8 @@ def compare(context: Context, loaded: LoadedModel, variant: Variant, tokens: Tok
     exp(mean negative log-likelihood); its standard error follows from the one over sequences by the delta method.
     """
     begun = time.monotonic()
-    sequences, length = tokens.ids.shape
-    model: Any = loaded.model
     columns: dict[str, list[Tensor]] = {"kl": [], "before": [], "after": [], "same": []}
-    step = batch_rows(loaded, length, 1)
-    for start in range(0, sequences, step):
-        context.progress(start / sequences, f"{start * length:,} of {tokens.count:,} evaluation tokens")
-        ids = tokens.ids[start : start + step].to(loaded.device)
-        with torch.no_grad():
-            reference = log_probabilities(model(ids, use_cache=False).logits[:, :-1])
-            with variant.active() as changed:
-                other = log_probabilities(changed(ids, use_cache=False).logits[:, :-1])
+    for ids, reference, other in passes(context, loaded, variant, tokens):
         columns["kl"].append(kl_divergence(reference, other).cpu())
         columns["before"].append(negative_log_likelihood(reference, ids[:, 1:]).cpu())
         columns["after"].append(negative_log_likelihood(other, ids[:, 1:]).cpu())
@@ -68,12 +60,33 @@ def compare(context: Context, loaded: LoadedModel, variant: Variant, tokens: Tok
         **_perplexity("perplexity_original", before),
         top1_agreement=float(same.mean()),
         tokens=kl.numel(),
-        sequences=sequences,
+        sequences=len(tokens.ids),
         text_hash=tokens.text_hash,
         text_label=tokens.label,
         seconds=time.monotonic() - begun,
         notes=variant.notes,
     )
+
+
+def passes(
+    context: Context, loaded: LoadedModel, variant: Variant, tokens: Tokens
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Both models over the text, some sequences at a time.
+
+    Gives ids (rows, length) and log-probabilities (rows, length - 1, vocabulary) of the original and of the variant.
+    """
+    sequences, length = tokens.ids.shape
+    model: Any = loaded.model
+    step = batch_rows(loaded, length, 1)
+    for start in range(0, sequences, step):
+        context.progress(start / sequences, f"{start * length:,} of {tokens.count:,} evaluation tokens")
+        ids = tokens.ids[start : start + step].to(loaded.device)
+        with torch.no_grad():
+            reference = log_probabilities(model(ids, use_cache=False).logits[:, :-1])
+            with variant.active() as changed:
+                run: Any = changed
+                other = log_probabilities(run(ids, use_cache=False).logits[:, :-1])
+        yield ids, reference, other
 
 
 def _perplexity(name: str, nll: Tensor) -> dict[str, float]:

@@ -10,7 +10,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from quant_core.jobs.process import LOG_NAME, reap, start_worker
-from quant_core.schema import Job, LossEvent, Request, Result, ScoresEvent, ScoreTable, TokenEvent
+from quant_core.schema import (
+    Job,
+    LossEvent,
+    ReadingEvent,
+    Request,
+    Result,
+    ScoresEvent,
+    ScoreTable,
+    Side,
+    TokenEvent,
+    TokenReading,
+)
 from quant_core.store import Store
 from quant_core.store.jobs import LOST
 from quant_core.store.keys import request_key
@@ -73,6 +84,11 @@ class Client:
     def events(self, job_id: str, after: int = -1) -> list[TokenEvent]:
         """The tokens a job streamed behind position ``after`` (the first event has position 0)."""
         return [event for event in self.store.jobs.events(job_id, after) if isinstance(event, TokenEvent)]
+
+    def readings(self, job_id: str) -> dict[Side, TokenReading]:
+        """What a generation measured of the texts that have ended."""
+        events = self.store.jobs.events(job_id, -1)
+        return {event.side: event.reading for event in events if isinstance(event, ReadingEvent)}
 
     def losses(self, job_id: str, after: int = -1) -> list[LossEvent]:
         """The losses a training streamed behind position ``after`` (the first event has position 0)."""

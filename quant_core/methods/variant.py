@@ -22,7 +22,7 @@ from quant_core.models.patch import (
     rounded_cache,
     rounded_inputs,
 )
-from quant_core.schema import ORIGINAL, Setup, replace
+from quant_core.schema import ORIGINAL, Setup, VariantSpec, replace
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,17 @@ def make_variant(
     """Round every named unit to its format, by full name, and do the rest that ``setup`` says."""
     made = rewritten(context, loaded, setup.transforms, assignment, setup.calibration)
     return _round(context, made, for_copy(assignment, loaded, made), setup)
+
+
+def variants_of(context: Context, loaded: LoadedModel, specs: Sequence[VariantSpec]) -> list[Variant]:
+    """The variants that are named, in their order; one that changes nothing is the original."""
+    plain = Variant(loaded, {}, ())
+    return [
+        make_variant(context, loaded, spec.assignment, spec.setup)
+        if spec.assignment or spec.setup != Setup()
+        else plain
+        for spec in specs
+    ]
 
 
 def _round(context: Context, loaded: LoadedModel, assignment: Mapping[str, str], setup: Setup) -> Variant:

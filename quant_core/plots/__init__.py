@@ -4,7 +4,7 @@
 titled figure with a sentence. Nothing here knows torch or the browser framework.
 """
 
-from quant_core.plots._common import SCORES, number, quantity
+from quant_core.plots._common import INTERVAL, SCORES, number, quantity
 from quant_core.plots.agreement import (
     ScoreAgreement,
     draw_score_agreement,
@@ -14,6 +14,25 @@ from quant_core.plots.agreement import (
 )
 from quant_core.plots.attribution import LayerShares, draw_layer_shares, layer_shares
 from quant_core.plots.bands import RecipeBands, draw_recipe_bands, recipe_bands
+from quant_core.plots.channels import (
+    channel_strip,
+    draw_channel_strip,
+    draw_input_histogram,
+    input_strip,
+    reach_text,
+)
+from quant_core.plots.diagram import (
+    Diagram,
+    Measure,
+    bit_measure,
+    byte_measure,
+    diagram,
+    draw_diagram,
+    expert_ranges,
+    parameter_measure,
+    score_measure,
+)
+from quant_core.plots.fold import Fold, fold
 from quant_core.plots.grid import all_clicked, block_grid, clicked, short_name
 from quant_core.plots.losses import LossCurve, draw_loss_curve, joined_losses, loss_curve
 from quant_core.plots.measured import KlComparison, draw_kl_comparison, kl_comparison
@@ -21,6 +40,8 @@ from quant_core.plots.palette import Palette
 from quant_core.plots.pareto import Front, Mark, draw_pareto_front, mark, pareto_front
 from quant_core.plots.profile import FormatProfile, draw_format_profile, format_profile
 from quant_core.plots.ranking import Ranking, draw_ranking, ranking
+from quant_core.plots.reach import bits_to_reach, needs, needs_text, reach_map, where
+from quant_core.plots.saving import FigureTable, figure_csv, figure_page, figure_table
 from quant_core.plots.sensitivity import (
     ScoreMap,
     draw_score_map,
@@ -31,35 +52,63 @@ from quant_core.plots.sensitivity import (
     stderr_column,
 )
 from quant_core.plots.sizes import SizeBars, draw_size_bars, memory, size_by, size_by_format, stored_bits
+from quant_core.plots.spread import KlSpread, draw_kl_spread, kl_spread
 from quant_core.plots.ties import tied_with
+from quant_core.plots.weight_map import (
+    Rectangle,
+    boxed,
+    clicked_cell,
+    draw_weight_map,
+    weight_map,
+)
 from quant_core.plots.weights import (
     WeightHistogram,
+    bars,
     draw_error_histogram,
     draw_weight_histogram,
     weight_histogram,
 )
 
 __all__ = [
+    "INTERVAL",
     "SCORES",
+    "Diagram",
+    "FigureTable",
+    "Fold",
     "FormatProfile",
     "Front",
     "KlComparison",
+    "KlSpread",
     "LayerShares",
     "LossCurve",
     "Mark",
+    "Measure",
     "Palette",
     "Ranking",
     "RecipeBands",
+    "Rectangle",
     "ScoreAgreement",
     "ScoreMap",
     "SizeBars",
     "WeightHistogram",
     "all_clicked",
+    "bars",
+    "bit_measure",
+    "bits_to_reach",
     "block_grid",
+    "boxed",
+    "byte_measure",
+    "channel_strip",
     "clicked",
+    "clicked_cell",
+    "diagram",
+    "draw_channel_strip",
+    "draw_diagram",
     "draw_error_histogram",
     "draw_format_profile",
+    "draw_input_histogram",
     "draw_kl_comparison",
+    "draw_kl_spread",
     "draw_layer_shares",
     "draw_loss_curve",
     "draw_pareto_front",
@@ -69,24 +118,38 @@ __all__ = [
     "draw_score_map",
     "draw_size_bars",
     "draw_weight_histogram",
+    "draw_weight_map",
+    "expert_ranges",
+    "figure_csv",
+    "figure_page",
+    "figure_table",
+    "fold",
     "format_map",
     "format_profile",
+    "input_strip",
     "joined_losses",
     "kl_comparison",
+    "kl_spread",
     "layer_shares",
     "loss_curve",
     "mark",
     "memory",
+    "needs",
+    "needs_text",
     "number",
+    "parameter_measure",
     "pareto_front",
     "quantity",
     "rank_correlation",
     "rank_text",
     "ranking",
+    "reach_map",
+    "reach_text",
     "recipe_bands",
     "score_agreement",
     "score_column",
     "score_map",
+    "score_measure",
     "short_formats",
     "short_name",
     "size_by",
@@ -95,4 +158,6 @@ __all__ = [
     "stored_bits",
     "tied_with",
     "weight_histogram",
+    "weight_map",
+    "where",
 ]

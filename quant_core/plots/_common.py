@@ -22,6 +22,8 @@ TITLE_SIZE = 16
 INTERVAL = 1.96
 """Standard errors on each side of a 95 % interval."""
 
+KL_AXIS = "KL to the original (nats/token)"
+
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -142,41 +144,46 @@ def thinned(count: int, most: int) -> range:
 
 def frame(palette: Palette, title: str, height: int, subtitle: str = "", **layout: Any) -> go.Figure:
     """An empty figure in house style: transparent, readable, with room for its title and subtitle."""
-    figure = go.Figure()
-    figure.update_layout(
-        template="none",
-        height=height,
-        title={
-            "text": title,
-            "x": 0,
-            "xref": "container",
-            "xanchor": "left",
-            "pad": {"l": 4, "t": 10},
-            "y": 1,
-            "yanchor": "top",
-        },
-        title_font={"size": TITLE_SIZE, "color": palette.text, "weight": 600},
-        font={"family": FONT, "size": TEXT_SIZE, "color": palette.text},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 8, "r": 12, "t": 64 if subtitle else 42, "b": 8, "pad": 2},
-        colorway=palette.categorical,
-        separators=".,",
-        hoverlabel={
-            "bgcolor": palette.background,
-            "bordercolor": palette.grid,
-            "font": {"family": FONT, "size": TEXT_SIZE, "color": palette.text},
-            "align": "left",
-        },
-        showlegend=False,
-        dragmode=False,
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.accent},
-    )
+    heading: dict[str, Any] = {
+        "text": title,
+        "font": {"size": TITLE_SIZE, "color": palette.text, "weight": 600},
+        "x": 0,
+        "xref": "container",
+        "xanchor": "left",
+        "pad": {"l": 4, "t": 10},
+        "y": 1,
+        "yanchor": "top",
+    }
     if subtitle:
         font = {"size": TEXT_SIZE, "color": palette.muted, "weight": 400}
-        figure.update_layout(title_subtitle={"text": subtitle, "font": font})
-    figure.update_layout(**layout)
-    return figure
+        heading["subtitle"] = {"text": subtitle, "font": font}
+    return go.Figure(  # all at once: an update costs Plotly five times as much
+        layout={
+            "template": "none",
+            "height": height,
+            "title": heading,
+            "font": {"family": FONT, "size": TEXT_SIZE, "color": palette.text},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "margin": {"l": 8, "r": 12, "t": 64 if subtitle else 42, "b": 8, "pad": 2},
+            "colorway": palette.categorical,
+            "separators": ".,",
+            "hoverlabel": {
+                "bgcolor": palette.background,
+                "bordercolor": palette.grid,
+                "font": {"family": FONT, "size": TEXT_SIZE, "color": palette.text},
+                "align": "left",
+            },
+            "showlegend": False,
+            "dragmode": False,
+            "modebar": {
+                "bgcolor": "rgba(0,0,0,0)",
+                "color": palette.muted,
+                "activecolor": palette.accent,
+            },
+            **layout,
+        }
+    )
 
 
 def axis(palette: Palette, title: str = "", *, lines: bool = True, **more: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from quant_core.plots._common import (
     quantity,
 )
 from quant_core.plots.palette import Palette
+from quant_core.plots.saving import exactly
 from quant_core.plots.sensitivity import score_column
 from quant_core.schema import ModelInfo, ScoreName, ScoreTable
 
@@ -117,6 +118,13 @@ def draw_score_agreement(data: ScoreAgreement, palette: Palette, selected: str =
                     for place in places
                 ],
                 hovertemplate="%{text}<extra></extra>",
+                meta=exactly(
+                    {
+                        "Layer": [data.units[place] for place in places],
+                        across.axis: [data.x[place] for place in places],
+                        up.axis: [data.y[place] for place in places],
+                    }
+                ),
             )
         )
     if across.unit and across.unit == up.unit:

@@ -9,7 +9,14 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 
 from quant_core.plots._common import add_legend, empty_figure, frame, hover, number, quantity
-from quant_core.plots.grid import CellGrid, add_cell_texts, add_overlay, block_grid, grid_height
+from quant_core.plots.grid import (
+    CellGrid,
+    add_cell_texts,
+    add_overlay,
+    block_grid,
+    exact_cells,
+    grid_height,
+)
 from quant_core.plots.palette import Palette, readable_on
 from quant_core.schema import ModelInfo
 
@@ -31,6 +38,8 @@ class RecipeBands(NamedTuple):
     pinned: frozenset[str]
     score: Mapping[str, float]
     """Predicted KL of each unit in its format, where known."""
+    mixed: Mapping[str, str] = {}
+    """What is said of units that stand for several with different formats."""
 
     @property
     def forms(self) -> dict[str, float]:
@@ -52,6 +61,7 @@ def recipe_bands(
     stored_bits: Mapping[str, int],
     pins: Collection[str] = (),
     score: Mapping[str, float] | None = None,
+    mixed: Mapping[str, str] | None = None,
 ) -> RecipeBands:
     """Lay out an assignment (unit to format).
 
@@ -73,6 +83,7 @@ def recipe_bands(
         bits=tuple(averages[name] for name in order),
         pinned=frozenset(pins),
         score=dict(score or {}),
+        mixed=dict(mixed or {}),
     )
 
 
@@ -81,12 +92,12 @@ def draw_recipe_bands(
     palette: Palette,
     selected: Collection[str] = (),
     titles: Mapping[str, str] | None = None,
+    title: str = "Format of every layer",
 ) -> go.Figure:
     """One colour a format, one mark a rounding method; a rimmed dot marks a pin.
 
     Clicks and boxes return units as ``customdata``. ``titles`` says what a format or a method is called in the legend.
     """
-    title = "Format of every layer"
     if not data.formats:
         return empty_figure(palette, title, "No layer has a format yet: choose a budget first.")
     forms, called = data.forms, titles or {}
@@ -108,6 +119,7 @@ def draw_recipe_bands(
             hoverinfo="skip",
             xgap=1,
             ygap=1,
+            meta=exact_cells(data.grid, "Format", data.assigned),
         )
     )
     for (name, bits), colour in zip(forms.items(), colours, strict=True):
@@ -115,7 +127,12 @@ def draw_recipe_bands(
     fills = tuple(tuple("" if place is None else colours[place] for place in row) for row in places)
     _add_methods(figure, data, palette, fills, called)
     _add_pins(figure, data, palette)
-    texts = tuple(tuple(short_format(name) for name in row) for row in data.assigned)
+    texts = tuple(
+        tuple(
+            short_format(name) + ("…" if unit in data.mixed else "") for name, unit in zip(*row, strict=True)
+        )
+        for row in zip(data.assigned, data.grid.units, strict=True)
+    )
     add_cell_texts(figure, data.grid, texts, fills)
     add_overlay(figure, data.grid, _hovers(data), palette, selected)
     return figure
@@ -193,8 +210,8 @@ def _hovers(data: RecipeBands) -> dict[tuple[int, int], str]:
         chosen = data.assigned[row][column]
         hovers[row, column] = hover(
             name,
-            f"{chosen}: {number(averages[chosen])} bits a weight"
-            + (", pinned" if name in data.pinned else ""),
+            data.mixed.get(name) or f"{chosen}: {number(averages[chosen])} bits a weight",
+            "pinned" if name in data.pinned else "",
             f"predicted KL {quantity(data.score[name], 'nats/token')}" if name in data.score else "",
         )
     return hovers

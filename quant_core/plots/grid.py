@@ -12,11 +12,17 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from quant_core.plots._common import TICK_SIZE, axis, thinned
-from quant_core.plots.palette import Palette, readable_on
+from quant_core.plots.palette import Palette, at, readable_on
+from quant_core.plots.saving import cells_exactly
 from quant_core.schema import Unit
 
 OUTSIDE = "–"
 """Label of the column that holds what lies outside the blocks."""
+
+EXPERT = "expert beside others"
+"""The kind of units that lie side by side within one block."""
+MOST_ROWS = 60
+"""Of more rows a map is no longer read."""
 
 MANY_POINTS = 1000
 """From here on the overlay is drawn by WebGL."""
@@ -33,6 +39,7 @@ class CellGrid(NamedTuple):
     columns: tuple[str, ...]
     units: tuple[tuple[str, ...], ...]
     row_title: str
+    """What rows are, for the saved table; the labels say it in the chart."""
     column_title: str
 
     def places(self) -> dict[str, tuple[int, int]]:
@@ -58,6 +65,7 @@ def block_grid(units: Sequence[Unit]) -> CellGrid:
     blocks = sorted({unit.block for unit in units if unit.block >= 0})
     outside = any(unit.block < 0 for unit in units)
     labels = ([-1] if outside else []) + blocks
+    title = "Expert" if any(unit.kind == EXPERT for unit in units) else "Block"
     roles = _distinct_roles(units)
     inside = dict.fromkeys(roles[unit.name] for unit in units if unit.block >= 0)
     rows = dict.fromkeys([*(roles[unit.name] for unit in units if unit.block < 0), *inside])
@@ -66,9 +74,14 @@ def block_grid(units: Sequence[Unit]) -> CellGrid:
         rows=tuple(rows),
         columns=tuple(OUTSIDE if block < 0 else str(block) for block in labels),
         units=tuple(tuple(by_place.get((role, block), "") for block in labels) for role in rows),
-        row_title="",
-        column_title="Block",
+        row_title="Role",
+        column_title=title,
     )
+
+
+def block_rows(units: Sequence[Unit]) -> int:
+    """How many rows ``block_grid`` gives units."""
+    return len(set(_distinct_roles(units).values()))
 
 
 def _distinct_roles(units: Sequence[Unit]) -> dict[str, str]:
@@ -80,6 +93,11 @@ def _distinct_roles(units: Sequence[Unit]) -> dict[str, str]:
         seen[place] = seen.get(place, 0) + 1
         labels[unit.name] = unit.role if seen[place] == 1 else f"{unit.role} #{seen[place]}"
     return labels
+
+
+def exact_cells(grid: CellGrid, name: str, values: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """The ``meta`` of a heatmap whose cells stand for ``values``; ``name`` tells what they are, and their unit."""
+    return cells_exactly((grid.row_title, grid.rows), (grid.column_title, grid.columns), (name, values))
 
 
 def short_name(unit: Unit) -> str:
@@ -156,9 +174,8 @@ def add_overlay(
         )
     )
     wanted = set(selected)
-    for row, column in cells:
-        if grid.units[row][column] in wanted:
-            _outline(figure, row, column, palette)
+    outlined = [cell for cell in cells if grid.units[cell[0]][cell[1]] in wanted]
+    figure.update_layout(shapes=[shape for cell in outlined for shape in _outline(*cell, palette)])
     figure.update_layout(clickmode="event+select", hovermode="closest", hoverdistance=-1, dragmode="pan")
     columns, rows = thinned(len(grid.columns), 12), thinned(len(grid.rows), 80)
     figure.update_layout(
@@ -169,20 +186,52 @@ def add_overlay(
     )  # fmt: skip
     figure.update_layout(
         yaxis=axis(
-            palette, grid.row_title, lines=False, fixedrange=True, range=[len(grid.rows) - 0.5, -0.5],
+            palette, "", lines=False, fixedrange=True, range=[len(grid.rows) - 0.5, -0.5],
             tickvals=list(rows), ticktext=[grid.rows[index] for index in rows],
         )
     )  # fmt: skip
 
 
-def _outline(figure: go.Figure, row: int, column: int, palette: Palette) -> None:
+def add_scale(
+    figure: go.Figure,
+    palette: Palette,
+    low: float,
+    high: float,
+    ticks: Sequence[float],
+    texts: Sequence[str],
+    room: int = 40,
+) -> None:
+    """The colours from ``low`` to ``high`` in a strip ``room`` pixels above the cells (Plotly's own bar moves the
+    title off the figure), with ``texts`` at ``ticks``.
+    """
+    inner = figure.layout.height - figure.layout.margin.t - 50
+    step = (high - low) / 64
+    figure.add_trace(
+        go.Heatmap(
+            z=[[low + step * (place + 0.5) for place in range(64)]],
+            x0=low + step / 2,
+            dx=step,
+            y=[0],
+            xaxis="x2",
+            yaxis="y2",
+            colorscale=[[place / 16, at(palette.sequential, place / 16)] for place in range(17)],
+            showscale=False,
+            hoverinfo="skip",
+        )
+    )
+    places = {"tickvals": list(ticks), "ticktext": list(texts), "tickangle": 0}
+    figure.update_layout(
+        yaxis_domain=[0, 1 - room / inner],
+        xaxis2=axis(palette, "", lines=False, fixedrange=True, range=[low, high], anchor="y2", **places),
+        yaxis2={"domain": [1 - 10 / inner, 1], "anchor": "x2", "visible": False, "fixedrange": True},
+    )
+
+
+def _outline(row: int, column: int, palette: Palette) -> list[dict[str, Any]]:
     """A frame around a cell that shows on any colour: the text's colour outside, the background's inside."""
-    for inset, colour, width in ((0.0, palette.text, 4.0), (0.0, palette.background, 1.5)):
-        figure.add_shape(
-            type="rect",
-            x0=column - 0.5 + inset, x1=column + 0.5 - inset, y0=row - 0.5 + inset, y1=row + 0.5 - inset,
-            line={"color": colour, "width": width},
-        )  # fmt: skip
+    place = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
+    lines = ((palette.text, 4.0), (palette.background, 1.5))
+    return [{"type": "rect", **place, "line": {"color": colour, "width": width}} for colour, width in lines]
 
 
 def clicked(selection: Mapping[str, Any] | None) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 
 from quant_core.plots._common import (
+    KL_AXIS,
     add_legend,
     axis,
     empty_figure,
@@ -21,6 +22,7 @@ from quant_core.plots._common import (
     positive_range,
 )
 from quant_core.plots.palette import Palette
+from quant_core.plots.saving import intervals_exactly
 from quant_core.schema import Evaluation, Solution
 
 
@@ -77,11 +79,12 @@ def draw_kl_comparison(data: KlComparison, palette: Palette) -> go.Figure:
                     for label, value, (a, b) in zip(data.labels, values, ends, strict=True)
                 ],
                 hovertemplate="%{text}<extra></extra>",
+                meta=intervals_exactly(("Recipe", data.labels), (KL_AXIS, values), ends),
             )
         )
     ends = (*data.predicted_ends, *data.measured_ends)
     span = interval_range(both, [end[0] for end in ends], [end[1] for end in ends])
-    figure.update_xaxes(**log_axis(palette, "KL to the original (nats/token)", *span, fixedrange=True))
+    figure.update_xaxes(**log_axis(palette, KL_AXIS, *span, fixedrange=True))
     figure.update_yaxes(
         **axis(
             palette, "", lines=False, fixedrange=True, range=[len(data.labels) - 0.5, -0.5],

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import plotly.graph_objects as go
 
 from quant_core.plots._common import (
+    KL_AXIS,
     add_legend,
     axis,
     empty_figure,
@@ -23,6 +24,7 @@ from quant_core.plots._common import (
 )
 from quant_core.plots.labels import label_places
 from quant_core.plots.palette import Palette
+from quant_core.plots.saving import exactly
 from quant_core.plots.sensitivity import short_formats
 from quant_core.schema import Evaluation, ParetoPoint, Solution
 
@@ -148,7 +150,7 @@ def draw_pareto_front(data: Front, palette: Palette, pinned: bool = False) -> go
     room = _MARGIN * (high_size - low_size or 1.0)
     figure.update_xaxes(range=[low_size - room, high_size + room])
     span = positive_range((*data.kl, *(interval(item.kl, item.stderr)[1] for item in data.marks), low))
-    figure.update_yaxes(**log_axis(palette, "KL to the original (nats/token)", *span))
+    figure.update_yaxes(**log_axis(palette, KL_AXIS, *span))
     figure.update_layout(hovermode="closest")
     return figure
 
@@ -188,6 +190,15 @@ def _add_marks(
             ),
             customdata=[[_mark_text(item, end)] for (item, _), end in zip(chosen, ends, strict=True)],
             hovertemplate="%{customdata[0]}<extra></extra>",
+            meta=exactly(
+                {
+                    AXES[data.size_axis]: [size for _, size in chosen],
+                    KL_AXIS: [item.kl for item, _ in chosen],
+                    "95 % from": [low for low, _ in ends],
+                    "95 % to": [high for _, high in ends],
+                    "Recipe": [item.label for item, _ in chosen],
+                }
+            ),
         )
     )  # fmt: skip
 

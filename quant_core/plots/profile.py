@@ -20,6 +20,7 @@ from quant_core.plots._common import (
     quantity,
 )
 from quant_core.plots.palette import Palette
+from quant_core.plots.saving import intervals_exactly
 from quant_core.plots.sensitivity import short_formats, stderr_of
 from quant_core.schema import ModelInfo, ScoreName, ScoreTable
 
@@ -83,6 +84,7 @@ def draw_format_profile(data: FormatProfile, palette: Palette) -> go.Figure:
                 for name, value, bits in zip(data.formats, data.values, data.bits, strict=True)
             ],
             hovertemplate="%{text}<extra></extra>",
+            meta=intervals_exactly(("Format", data.formats), (text.axis, data.values), ends),
         )
     )
     span = interval_range(data.values, [end[0] for end in ends], [end[1] for end in ends])

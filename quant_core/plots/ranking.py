@@ -22,6 +22,7 @@ from quant_core.plots._common import (
 )
 from quant_core.plots.grid import short_name
 from quant_core.plots.palette import Palette
+from quant_core.plots.saving import intervals_exactly
 from quant_core.plots.sensitivity import score_column, stderr_column
 from quant_core.plots.ties import tied_neighbours, tied_runs
 from quant_core.schema import ModelInfo, ScoreName, ScoreTable
@@ -115,6 +116,11 @@ def draw_ranking(data: Ranking, palette: Palette, selected: str = "") -> go.Figu
                 selected={"marker": {"opacity": 1}},
                 unselected={"marker": {"opacity": 1}},
                 customdata=[[data.units[index]] for index in places],
+                meta=intervals_exactly(
+                    ("Layer", [data.units[index] for index in places]),
+                    (text.axis, values),
+                    [(data.lows[index], data.highs[index]) for index in places],
+                ),
                 text=[
                     hover(
                         data.units[index],

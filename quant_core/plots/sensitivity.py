@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Collection
 from typing import NamedTuple
 
 import plotly.graph_objects as go
@@ -12,7 +13,6 @@ import plotly.graph_objects as go
 from quant_core.plots._common import (
     INTERVAL,
     SCORES,
-    axis,
     compact,
     empty_figure,
     frame,
@@ -21,7 +21,16 @@ from quant_core.plots._common import (
     positive_range,
     quantity,
 )
-from quant_core.plots.grid import CellGrid, add_cell_texts, add_overlay, block_grid, grid_height, short_name
+from quant_core.plots.grid import (
+    CellGrid,
+    add_cell_texts,
+    add_overlay,
+    add_scale,
+    block_grid,
+    exact_cells,
+    grid_height,
+    short_name,
+)
 from quant_core.plots.palette import Palette, at
 from quant_core.schema import Matrix, ModelInfo, ScoreName, ScoreTable
 
@@ -120,7 +129,7 @@ def format_map(model: ModelInfo, table: ScoreTable, score: ScoreName = "fisher")
         rows=tuple(short_name(unit) for unit in units),
         columns=short_formats(formats),
         units=tuple((unit.name,) * len(formats) for unit in units),
-        row_title="",
+        row_title="Layer",
         column_title="Format",
     )
     columns = [score_column(table, name, score) for name in formats]
@@ -138,8 +147,8 @@ def format_map(model: ModelInfo, table: ScoreTable, score: ScoreName = "fisher")
     )
 
 
-def draw_score_map(data: ScoreMap, palette: Palette, selected: str = "") -> go.Figure:
-    """The cells coloured by the score's logarithm; clicks return ``[unit, format]``.
+def draw_score_map(data: ScoreMap, palette: Palette, selected: Collection[str] = ()) -> go.Figure:
+    """The cells coloured by the score's logarithm; clicks and boxes return ``[unit, format]``.
 
     Values at or below zero (measured noise) take the lowest colour and keep their number in the hover text.
     """
@@ -147,6 +156,7 @@ def draw_score_map(data: ScoreMap, palette: Palette, selected: str = "") -> go.F
         return empty_figure(palette, data.title, "This score has not been computed for this format.")
     height = grid_height(len(data.grid.rows)) + 40
     figure = frame(palette, data.title, height, f"{SCORES[data.score].detail}, log colours")
+    named = data.grid._replace(columns=data.formats[0]) if data.grid.column_title == "Format" else data.grid
     low, high = math.log10(data.low), max(math.log10(data.high), math.log10(data.low) + 1e-6)
     logs = [
         [None if value is None else math.log10(max(value, data.low)) for value in row] for row in data.values
@@ -162,6 +172,7 @@ def draw_score_map(data: ScoreMap, palette: Palette, selected: str = "") -> go.F
             hoverinfo="skip",
             xgap=1,
             ygap=1,
+            meta=exact_cells(named, SCORES[data.score].axis, data.values),
         )
     )
     texts = [["" if value is None else compact(value) for value in row] for row in data.values]
@@ -170,7 +181,7 @@ def draw_score_map(data: ScoreMap, palette: Palette, selected: str = "") -> go.F
         for row in logs
     ]
     add_cell_texts(figure, data.grid, texts, fills)
-    add_overlay(figure, data.grid, _hovers(data), palette, (selected,), _cell_formats(data))
+    add_overlay(figure, data.grid, _hovers(data), palette, selected, _cell_formats(data))
     _add_scale(figure, data, palette)
     return figure
 
@@ -199,27 +210,6 @@ def _hovers(data: ScoreMap) -> dict[tuple[int, int], str]:
 
 
 def _add_scale(figure: go.Figure, data: ScoreMap, palette: Palette) -> None:
-    """The colours and their values in a strip above the cells (Plotly's own bar moves the title off the figure)."""
     low, high = math.log10(data.low), max(math.log10(data.high), math.log10(data.low) + 1e-6)
     values, texts = log_ticks(data.low, data.high, 5)
-    inner = figure.layout.height - figure.layout.margin.t - 50
-    step = (high - low) / 64
-    figure.add_trace(
-        go.Heatmap(
-            z=[[low + step * (place + 0.5) for place in range(64)]],
-            x0=low + step / 2,
-            dx=step,
-            y=[0],
-            xaxis="x2",
-            yaxis="y2",
-            colorscale=[[place / 16, at(palette.sequential, place / 16)] for place in range(17)],
-            showscale=False,
-            hoverinfo="skip",
-        )
-    )
-    ticks = {"tickvals": [math.log10(value) for value in values], "ticktext": texts, "tickangle": 0}
-    figure.update_layout(
-        yaxis_domain=[0, 1 - 40 / inner],
-        xaxis2=axis(palette, "", lines=False, fixedrange=True, range=[low, high], anchor="y2", **ticks),
-        yaxis2={"domain": [1 - 10 / inner, 1], "anchor": "x2", "visible": False, "fixedrange": True},
-    )
+    add_scale(figure, palette, low, high, [math.log10(value) for value in values], texts)

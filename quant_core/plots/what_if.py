@@ -21,6 +21,7 @@ from quant_core.plots._common import (
     quantity,
 )
 from quant_core.plots.palette import Palette
+from quant_core.plots.saving import intervals_exactly
 from quant_core.plots.sensitivity import score_column, stderr_column
 from quant_core.schema import ScoreName, ScoreTable
 
@@ -150,6 +151,11 @@ def draw_what_if(data: WhatIf, palette: Palette) -> go.Figure:
                 for point, (low_end, high_end) in zip(data.points, ends, strict=True)
             ],
             hovertemplate="%{text}<extra></extra>",
+            meta=intervals_exactly(
+                ("Choice", [point.label.replace("<br>", ", ") for point in data.points]),
+                (text.axis, values),
+                ends,
+            ),
         )
     )
     vary = len({round(point.bits, 2) for point in data.points}) > 1

@@ -1,4 +1,4 @@
-"""What QuantLens remembers, in one SQLite file: jobs, the worker's place, events, results, runs and recipes."""
+"""What QuantLens remembers, in one SQLite file: jobs, the worker's place, events, results, runs, recipes and votes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from quant_core.store.jobs import JobTable
 from quant_core.store.place import WorkerPlace
 from quant_core.store.results import RecipeTable, ResultTable
 from quant_core.store.runs import RunTable
+from quant_core.store.votes import VoteTable
 
 __all__ = ["Store", "default_home"]
 
@@ -24,6 +25,7 @@ class Store:
         self.place = WorkerPlace(self.database)
         self.results = ResultTable(self.database)
         self.recipes = RecipeTable(self.database)
+        self.votes = VoteTable(self.database)
         self.runs = RunTable(self.database, self.results, home)
 
     def finish(self, job: Job, request: Request, result: Result, origin: Origin | None = None) -> None:

@@ -54,6 +54,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             SELECT jobs.key, jobs.request FROM jobs JOIN results USING (key) ORDER BY number""",
         "CREATE TABLE models (fingerprint TEXT PRIMARY KEY, data TEXT NOT NULL)",
     ),
+    (
+        """CREATE TABLE votes (
+            number INTEGER PRIMARY KEY, run TEXT NOT NULL, voter TEXT NOT NULL, prompt INTEGER NOT NULL,
+            choice INTEGER NOT NULL CHECK (choice IN (0, 1, -1)), created REAL NOT NULL)""",
+        "CREATE INDEX votes_by_run ON votes (run, voter, prompt)",
+    ),
 )
 """What each version added to the one before it; the file's ``user_version`` counts how many it has seen."""
 

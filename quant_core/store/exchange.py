@@ -28,17 +28,24 @@ from typing import Any, BinaryIO
 
 from quant_core.errors import QuantError
 from quant_core.schema import (
+    ChoiceScores,
+    ChoicesRequest,
     Evaluation,
     Generation,
     Imported,
+    KlTails,
     ModelInfo,
     Origin,
+    PromptsRequest,
+    PromptTexts,
     Proof,
     ProveRequest,
     Request,
     Result,
     Run,
     ScoreTable,
+    SpeedRequest,
+    Speeds,
     Training,
     digest,
     dump,
@@ -273,7 +280,13 @@ def _check_words(run: Run, is_format: Callable[[str], bool]) -> None:
     if any(_LINK.search(text) for text in told):
         raise QuantError(f"Run {run.key} has a link in its words, as no run of QuantLens does.", _REMEDY)
     one = getattr(run.request, "assignment", None) or {}
-    assignments = (one, *getattr(run.request, "assignments", ()), getattr(run.result, "assignment", {}))
+    variants = [spec.assignment for spec in getattr(run.request, "variants", ())]
+    assignments = (
+        one,
+        *variants,
+        *getattr(run.request, "assignments", ()),
+        getattr(run.result, "assignment", {}),
+    )
     names = {name for each in assignments for name in each.values()}
     names |= {*getattr(run.request, "formats", ()), *getattr(run.result, "formats", ())}
     for name in sorted(names):
@@ -302,6 +315,16 @@ def _answers(request: Request, result: Result) -> bool:
             )
         case Generation():
             return -1 <= result.divergence <= len(result.original)
+        case PromptTexts():
+            return isinstance(request, PromptsRequest) and len(result.texts) == len(request.prompts)
+        case ChoiceScores():
+            asked = request.questions if isinstance(request, ChoicesRequest) else ()
+            sizes = [len(question.choices) for question in asked]
+            return all([len(row) for row in table] == sizes for table in (result.original, result.recipe))
+        case KlTails():
+            return len(result.counts) == len(result.edges) - 1
+        case Speeds():
+            return isinstance(request, SpeedRequest) and len(result.variants) == len(request.variants)
         case _:
             return isinstance(result, Evaluation | Training)
 

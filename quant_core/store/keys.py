@@ -14,6 +14,7 @@ from quant_core.schema import (
     InspectRequest,
     LookRequest,
     Request,
+    SpeedRequest,
     WeightsRequest,
     digest,
     dump,
@@ -32,7 +33,8 @@ def request_key(request: Request) -> str:
     """The key under which the answer to ``request`` is stored.
 
     How it runs (the device, the folders a model may lie in) is left out, and so is where the model is, since
-    the fingerprint says what it is. What is asked before there is one keeps all of that: opening a model, whose
+    the fingerprint says what it is (what is timed keeps the device).
+    What is asked before there is one keeps all of that: opening a model, whose
     answer is where the fingerprint comes from, and reading its files. Bundled texts count by content. Two variants
     have the key that they had before there could be a third.
     """
@@ -42,10 +44,15 @@ def request_key(request: Request) -> str:
     data: dict[str, Any] = dump(request)
     if not isinstance(request, InspectRequest | WeightsRequest | LookRequest | DownloadRequest):
         del data["roots"]
-        data["model"] = {"dtype": data["model"]["dtype"]}
+        kept = ("dtype", "device") if isinstance(request, SpeedRequest) else ("dtype",)
+        data["model"] = {name: data["model"][name] for name in kept}
     if data.get("other", ...) is None:
         del data["other"], data["other_setup"]
-    learned = [data[name]["calibration"]["text"] for name in ("setup", "other_setup") if name in data]
+    variants = data.get("variants", ())
+    for variant in variants:
+        del variant["label"]
+    learned = [one["setup"]["calibration"]["text"] for one in variants]
+    learned += [data[name]["calibration"]["text"] for name in ("setup", "other_setup") if name in data]
     for text in (data.get("text"), data.get("held_out"), *learned):
         if text:
             del text["label"]

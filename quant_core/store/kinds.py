@@ -25,6 +25,9 @@ _ALL = (
     Kind("inspect", schema.InspectRequest, schema.ModelInfo, True, "Open {model}"),
     Kind("rescore", schema.RescoreRequest, schema.ScoreTable, True, "Score more formats of {model}"),
     Kind("layer", schema.LayerRequest, schema.LayerView, True, "Look at a layer of {model}"),
+    Kind("window", schema.WindowRequest, schema.Window, True, "Look at weights of {model}"),
+    Kind("channels", schema.ChannelsRequest, schema.ChannelRanges, True, "Look at channels of {model}"),
+    Kind("inputs", schema.InputsRequest, schema.LayerInputs, True, "Read inputs of a layer of {model}"),
     Kind("generate", schema.GenerateRequest, schema.Generation, True, "Write with {model}"),
     Kind(
         "attribute", schema.AttributionRequest, schema.Attribution, True, "Find what moved a token of {model}"
@@ -40,6 +43,16 @@ _ALL = (
     Kind("train", schema.TrainRequest, schema.Training, False, "Train {model}"),
     Kind("prove", schema.ProveRequest, schema.Proof, False, "Measure recipes on {model}"),
     Kind("export", schema.ExportRequest, schema.Exported, False, "Export {model}"),
+    Kind(
+        "prompts",
+        schema.PromptsRequest,
+        schema.PromptTexts,
+        False,
+        "Write from a set of prompts with {model}",
+    ),
+    Kind("choices", schema.ChoicesRequest, schema.ChoiceScores, False, "Multiple choice with {model}"),
+    Kind("tails", schema.TailsRequest, schema.KlTails, False, "Spread of KL of {model}"),
+    Kind("speed", schema.SpeedRequest, schema.Speeds, False, "Time {model}"),
     Kind("evaluate", schema.EvaluateRequest, schema.Evaluation, False, "Measure a recipe on {model}"),
 )
 KINDS = {kind.name: kind for kind in _ALL}
@@ -79,7 +92,8 @@ def fingerprint_of(request: Request) -> str:
 def title_of(request: Request) -> str:
     """What to call the job of ``request`` on screen."""
     if isinstance(request, schema.LayerRequest):
-        return f"Look at {request.unit} in {request.format}"
+        more = f" and {len(request.units) - 1} more" if len(request.units) > 1 else ""
+        return f"Look at {request.units[0]}{more} in {', '.join(request.formats)}"
     if isinstance(request, schema.LookRequest | schema.DownloadRequest):
         source = request.source
     else:

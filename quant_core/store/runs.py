@@ -14,17 +14,21 @@ from pathlib import Path
 from quant_core.errors import QuantError
 from quant_core.schema import (
     Belongings,
+    ChoiceScores,
     Evaluation,
     Finding,
     Generation,
+    KlTails,
     ModelInfo,
     Origin,
+    PromptTexts,
     Proof,
     Request,
     Result,
     Run,
     RunLine,
     ScoreTable,
+    Speeds,
     Training,
     dump,
     load,
@@ -34,7 +38,9 @@ from quant_core.store.database import Database
 from quant_core.store.kinds import load_request, model_name, model_of
 from quant_core.store.results import ResultTable
 
-KINDS = ("sensitivity", "evaluate", "prove", "generate", "train")
+KINDS = (
+    "sensitivity", "evaluate", "prove", "generate", "train", "prompts", "choices", "tails", "speed",
+)  # fmt: skip
 """Kinds of jobs whose results are runs."""
 TITLES = {
     "sensitivity": "Scores",
@@ -43,6 +49,10 @@ TITLES = {
     "prove": "Proof",
     "generate": "Generation",
     "train": "Training",
+    "prompts": "Prompt set",
+    "choices": "Multiple choice",
+    "tails": "Spread of KL",
+    "speed": "Speed",
 }
 """What runs are called, a measured sweep by a name of its own."""
 LONGEST_NOTE = 2000
@@ -157,6 +167,7 @@ class RunTable:
                 for statement in (
                     "DELETE FROM results WHERE key = ?",
                     "DELETE FROM runs WHERE key = ?",
+                    "DELETE FROM votes WHERE run = ?",
                     "DELETE FROM jobs WHERE key = ? AND state NOT IN ('queued', 'running')",
                 ):
                     connection.execute(statement, (gone,))
@@ -259,6 +270,14 @@ def finding(result: Result) -> Finding:
         case Generation():
             alike = result.divergence if result.divergence >= 0 else len(result.original)
             return Finding("same from the start", alike, "tokens")
+        case PromptTexts():
+            return Finding("written from", len(result.texts), "prompts")
+        case ChoiceScores():
+            return Finding("scored", len(result.recipe), "questions")
+        case KlTails():
+            return Finding("KL, 99.9th percentile", result.p999, "nats/token")
+        case Speeds():
+            return Finding("written by the original", result.variants[0].decode[0], "tokens/s")
         case _:
             raise TypeError(f"{type(result).__name__} is the answer of no run")
 

@@ -76,3 +76,16 @@ def test_a_clicked_layer_is_edited_pinned_and_found_again_after_a_reload(recipe:
     expect(recipe.get_by_role("tab", name="Pins (1)")).to_be_visible()
     recipe.get_by_role("button", name="Undo").click()
     expect(predicted(recipe)).to_have_text(edited)
+
+
+def test_a_held_recipe_and_the_difference_are_there_after_a_reload(recipe: Page) -> None:
+    recipe.get_by_role("button", name="Hold as A").click()
+    expect(recipe.get_by_text("Both give every layer the same format.")).to_be_visible()
+    click_cell(recipe, block=3, row=2)
+    recipe.locator(".st-key-edit-format").get_by_text("INT2 ·").click()
+    expect(recipe.get_by_text("1 layer differs")).to_be_visible()
+    at_rest(recipe)
+    recipe.reload()
+    expect(recipe.get_by_text("1 layer differs")).to_be_visible()
+    recipe.get_by_role("button", name="Go back to A").click()
+    expect(recipe.get_by_text("Both give every layer the same format.")).to_be_visible()
