@@ -679,9 +679,20 @@ class Workspace:
 
     # --- exports
 
+    @property
+    def exports(self) -> Path:
+        """The folder that pages write exports into."""
+        return self._client.home / "exports"
+
     def problems(self, info: ModelInfo, recipe: Recipe, runtime: str) -> tuple[schema.Problem, ...]:
         """Why a runtime cannot hold a recipe; empty if it can."""
         return targets.problems(targets.find(runtime), info, recipe)
+
+    def suggested(self, info: ModelInfo, runtime: str) -> tuple[str, ...]:
+        """Formats to choose from for a runtime, by full name."""
+        units = [unit for unit in info.units if unit.decided]
+        families = {family.name: family for family in self.catalog.families}
+        return targets.suggested(targets.find(runtime), units, families)
 
     def export_request(
         self, info: ModelInfo, recipe: Recipe, runtime: str, folder: str

@@ -70,6 +70,7 @@ def downloads(info: ModelInfo, recipe: Recipe) -> None:
     except QuantError as error:
         show_error(error)
         return
+    st.subheader("The recipe as a file", anchor=False)
     name = file_name(info, recipe)
     with st.container(horizontal=True):
         st.download_button(

@@ -24,6 +24,8 @@ from quant_core.schema import (
     DownloadRequest,
     EvaluateRequest,
     Evaluation,
+    Exported,
+    ExportRequest,
     GenerateRequest,
     Generation,
     HubModel,
@@ -71,7 +73,7 @@ SHORT = (
 )  # fmt: skip
 LONG = (
     "weights", "sensitivity", "train", "prove", "evaluate", "recommend", "download", "prompts", "choices",
-    "tails", "speed",
+    "tails", "speed", "export",
 )  # fmt: skip
 """Kinds of jobs that nobody sits and waits for."""
 
@@ -153,6 +155,8 @@ def request_result(request: TailsRequest, *, start: str = ..., why: str = ...) -
 def request_result(request: SpeedRequest, *, start: str = ..., why: str = ...) -> Speeds | None: ...
 @overload
 def request_result(request: TrainRequest, *, start: str = ..., why: str = ...) -> Training | None: ...
+@overload
+def request_result(request: ExportRequest, *, start: str = ..., why: str = ...) -> Exported | None: ...
 def request_result(request: Request, *, start: str = "", why: str = "") -> Result | None:
     """The stored result at once; otherwise draw, right here, what leads to it, and return None.
 

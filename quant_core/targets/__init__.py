@@ -2,7 +2,7 @@
 
 from quant_core.targets import anything, bitsandbytes, compressed_tensors, gguf, gptq, mlx, torchao
 from quant_core.targets.base import TARGETS, Holds, Target
-from quant_core.targets.fit import EXPORTS, problems
+from quant_core.targets.fit import EXPORTS, problems, suggested
 from quant_core.targets.rules import check, find, held, refusal, shares, summary
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "problems",
     "refusal",
     "shares",
+    "suggested",
     "summary",
     "torchao",
 ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
-from quant_core.schema import ORIGINAL, ModelInfo, Problem, Recipe
-from quant_core.targets.base import Target
-from quant_core.targets.rules import check, refusal, shares
+from quant_core.names import parse_format
+from quant_core.schema import ORIGINAL, FamilyInfo, ModelInfo, Problem, Recipe, Unit
+from quant_core.targets.base import Holds, Target
+from quant_core.targets.rules import check, held, refusal, shares
 
 EXPORTS = ("compressed-tensors",)
 """Targets that files can be written for (``quant_core.export`` has an exporter of each name; a test compares them)."""
@@ -53,3 +54,29 @@ def _problems(target: Target, info: ModelInfo, recipe: Recipe) -> Iterator[Probl
         yield Problem(
             f"{target.title} takes one format for all quantized weights, and the recipe has {len(used)}."
         )
+
+
+def suggested(target: Target, units: Collection[Unit], families: Mapping[str, FamilyInfo]) -> tuple[str, ...]:
+    """Full names of formats to choose from for ``target``: of each family it holds, one that some unit takes.
+
+    Groups have 64 values where those are held, and zero points where the runtime has both.
+    """
+    found = []
+    for holds in target.holds or ():
+        for family in holds.families:
+            name = parse_format(f"{family}{_parts(holds)}", families).name
+            if name not in found and held(target, units, [name]):
+                found.append(name)
+    return tuple(found)
+
+
+def _parts(holds: Holds) -> str:
+    parts = ""
+    if "group" in holds.granularities:
+        sizes = holds.group_sizes or (64,)
+        parts += f"/g{64 if 64 in sizes else max(sizes)}"
+    elif holds.granularities:
+        parts += f"/{holds.granularities[0]}"
+    if holds.symmetries:
+        parts += f"/{'asym' if 'asym' in holds.symmetries else holds.symmetries[0]}"
+    return parts
