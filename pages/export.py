@@ -1,6 +1,6 @@
 """Export: the model under the recipe for a runtime, the recipe as a file, and the commands that reproduce it."""
 
-from ui import export_files
+from ui import export_files, export_tools
 from ui.compare_page import recipe_or_hint
 from ui.entry import ensure_entry, link
 from ui.export_page import commands, downloads, file_name, summary
@@ -18,5 +18,6 @@ else:
     summary(info, recipe)
     export_files.panel(info, recipe, file_name(info, recipe))
     downloads(info, recipe)
+    export_tools.panel(info, recipe)
     commands(info, recipe)
     link("compare", "Read its text once more")

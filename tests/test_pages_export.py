@@ -38,8 +38,9 @@ def test_what_is_in_the_way_leads_to_a_recipe_that_fits(home: Path) -> None:
     assert "compressed-tensors cannot hold this recipe" in shown
     assert "does not hold nf4" in shown
     assert not any(button.label.startswith("Write for") for button in app.button)
-    (link,) = [each for each in app.get("page_link") if each.proto.label.startswith("Solve for")]
-    assert "target=compressed-tensors" in link.proto.query_string
+    links = {each.proto.label: each.proto for each in app.get("page_link")}
+    link = links["Solve for compressed-tensors: the best recipe that it holds"]
+    assert "target=compressed-tensors" in link.query_string
 
 
 def test_a_recipe_that_fits_can_be_written(home: Path) -> None:
@@ -109,3 +110,12 @@ def test_suggested_formats_are_held_and_cover_every_family_that_fits(home: Path)
     assert suggested(TARGETS["gptq"], units, families) == tuple(
         f"int{bits}/g64/asym" for bits in (2, 3, 4, 8)
     )
+
+
+def test_settings_for_other_tools_can_be_taken_or_say_what_is_in_the_way(home: Path) -> None:
+    info = seed(home)
+    name, _ = stored(home, info, "int4/g64/sym")
+    app = open_page("export", recipe=name, tool="modelopt")
+    assert any("modelopt.yaml" in each.proto.label for each in app.get("download_button"))
+    app = open_page("export", recipe=name, tool="hqq")
+    assert "HQQ holds int4 as float, not sym" in texts(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 import streamlit as st
@@ -49,7 +50,7 @@ def panel(info: ModelInfo, recipe: Recipe, proposed: str) -> None:
     )  # fmt: skip
     name = RUNTIME.get()
     if found[name]:
-        _in_the_way(info, name, found[name])
+        in_the_way(info, TARGETS[name].title, name, found[name])
     else:
         _write(info, recipe, name, f"{proposed}-{name}")
 
@@ -74,8 +75,8 @@ def _fits(found: dict[str, tuple[Problem, ...]]) -> None:
     )  # fmt: skip
 
 
-def _in_the_way(info: ModelInfo, name: str, problems: tuple[Problem, ...]) -> None:
-    title = TARGETS[name].title
+def in_the_way(info: ModelInfo, title: str, target: str, problems: Sequence[Problem]) -> None:
+    """Why a program cannot take the recipe, the weights it is about, and the way to one that ``target`` holds."""
     with st.container(border=True):
         st.markdown(f":material/block: **{title} cannot hold this recipe:**")
         for problem in problems:
@@ -83,12 +84,13 @@ def _in_the_way(info: ModelInfo, name: str, problems: tuple[Problem, ...]) -> No
             st.markdown(f"- {problem.reason}{count}")
         named = [problem for problem in problems if problem.units]
         if named:
-            with st.expander("Which weights", icon=":material/list:", key="export:which"):
+            with st.expander("Which weights", icon=":material/list:", key=f"export:which:{title}"):
                 for problem in named:
                     more = len(problem.units) - _SHOWN
                     shown = ", ".join(f"`{unit}`" for unit in problem.units[:_SHOWN])
                     st.markdown(f"{problem.reason} {shown}" + (f" and {more:,} more" if more > 0 else ""))
-        _solve_again(info, name)
+        if target != "any":
+            _solve_again(info, target)
 
 
 def _solve_again(info: ModelInfo, name: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quant_core.cli import commands, exporting, listing, measuring, runs, weights
+from quant_core.recipes.foreign import DIALECTS
 from quant_core.schema import ProveRequest
 from quant_core.targets import EXPORTS, TARGETS
 from quant_core.targets.hardware import machines
@@ -110,8 +111,13 @@ def parser() -> argparse.ArgumentParser:
         "export", exporting.export, "Write a quantized model for a runtime, and read it back.", model
     )
     export.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="recipe to write")
-    export.add_argument("--to", required=True, choices=EXPORTS, help="what is to read it")
-    export.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    export.add_argument("--to", required=True, choices=(*EXPORTS, *DIALECTS), help="what is to read it")
+    export.add_argument(
+        "--out",
+        required=True,
+        metavar="PATH",
+        help="folder to make; for a tool that quantizes by itself, the file",
+    )
 
     train = add(
         "train", commands.train, "Fine-tune quantized weights to stay near the original.", model, setup

@@ -7,14 +7,18 @@ from pathlib import Path
 
 from quant_core import schema
 from quant_core.cli.terminal import say, say_json
-from quant_core.cli.work import open_model, read_recipe, run
+from quant_core.cli.work import open_model, read_recipe, run, write_text
+from quant_core.errors import ExportError
+from quant_core.recipes.foreign import DIALECTS
 from quant_core.workspace import Workspace
 
 
 def export(workspace: Workspace, options: argparse.Namespace) -> int:
-    """Write a quantized model for a runtime, and read it back."""
+    """Write a quantized model for a runtime and read it back, or settings for a tool that quantizes by itself."""
     info = open_model(workspace, options)
     recipe = read_recipe(workspace, options.recipe, info)
+    if options.to in DIALECTS:
+        return _settings(options, info, recipe)
     folder = str(Path(options.out).absolute())
     done: schema.Exported = run(workspace, workspace.export_request(info, recipe, options.to, folder))
     if options.json:
@@ -27,6 +31,23 @@ def export(workspace: Workspace, options: argparse.Namespace) -> int:
     say(f"{done.weights} quantized weights read back: {words(done)}")
     for note in done.notes:
         say(f"Note: {note}")
+    return 0
+
+
+def _settings(options: argparse.Namespace, info: schema.ModelInfo, recipe: schema.Recipe) -> int:
+    tool = DIALECTS[options.to]
+    problems = tool.problems(info, recipe)
+    if problems:
+        reasons = " ".join(dict.fromkeys(problem.reason for problem in problems))
+        raise ExportError(
+            f"{tool.target.title} cannot be told this recipe: {reasons}", "Make one with --target."
+        )
+    file = Path(options.out)
+    write_text(file, tool.text(info, recipe))
+    if options.json:
+        say_json({"model": info.ref.source, "runtime": options.to, "file": str(file)})
+    else:
+        say(f"settings for {tool.target.title} written to {file}")
     return 0
 
 

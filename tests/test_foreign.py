@@ -1,0 +1,138 @@
+"""Recipes for other tools: what each is told, by hand and by the libraries' own types, and what is in the way."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import yaml
+from compressed_tensors.quantization import QuantizationScheme
+
+from quant_core.recipes.foreign import DIALECTS
+from quant_core.schema import ORIGINAL, Setup
+from quant_core.targets import TARGETS
+from tests.exported import mixed, recipe_of
+from tests.made_results import model
+
+INFO = model(2)
+FIRST = "model.layers.0.self_attn.q_proj"
+LAST = "model.layers.1.mlp.down_proj"
+FORMS = {
+    "llm-compressor": ("int4/g64/sym@gptq", "int8/channel/asym"),
+    "gptqmodel": ("int4/g64/sym", "int8/channel/asym"),
+    "autoround": ("int4/g64/sym", "int2/channel/asym"),
+    "modelopt": ("int4/g64/sym", "fp8_e4m3/channel"),
+    "quanto": ("fp8_e4m3/channel", "int8/channel/sym"),
+    "hqq": ("int3/g64/float",),
+    "neural-compressor": ("int4/g64/sym", "int8/channel/asym"),
+}
+"""By tool: formats of even and odd blocks that it can be told."""
+
+
+def told(tool: str) -> str:
+    recipe = mixed(INFO, FORMS[tool])
+    assert DIALECTS[tool].problems(INFO, recipe) == ()
+    return DIALECTS[tool].text(INFO, recipe)
+
+
+def test_every_tool_is_tested_and_leads_to_a_target() -> None:
+    assert set(FORMS) == set(DIALECTS)
+    assert {dialect.solve_for for dialect in DIALECTS.values()} <= set(TARGETS)
+
+
+def test_llm_compressor_is_told_in_types_of_compressed_tensors() -> None:
+    modifiers = yaml.safe_load(told("llm-compressor"))["quant_stage"]["quant_modifiers"]
+    assert set(modifiers) == {"GPTQModifier", "QuantizationModifier"}
+    (by_gptq,) = modifiers["GPTQModifier"]["config_groups"].values()
+    (nearest,) = modifiers["QuantizationModifier"]["config_groups"].values()
+    assert FIRST in by_gptq["targets"]
+    assert LAST in nearest["targets"]
+    scheme = QuantizationScheme.model_validate(by_gptq)
+    assert scheme.weights is not None
+    assert (scheme.weights.num_bits, scheme.weights.group_size, scheme.weights.symmetric) == (4, 64, True)
+    other = QuantizationScheme.model_validate(nearest).weights
+    assert other is not None
+    assert (other.num_bits, other.group_size, other.symmetric, other.strategy) == (8, None, False, "channel")
+
+
+@pytest.mark.parametrize(
+    ("form", "bits", "kind"), [("nvfp4", 4, "float"), ("mxfp4", 4, "float"), ("fp8_e4m3/tensor", 8, "float")]
+)
+def test_llm_compressor_is_told_small_floats(form: str, bits: int, kind: str) -> None:
+    text = DIALECTS["llm-compressor"].text(INFO, mixed(INFO, [form]))
+    (group,) = yaml.safe_load(text)["quant_stage"]["quant_modifiers"]["QuantizationModifier"][
+        "config_groups"
+    ].values()
+    weights = QuantizationScheme.model_validate(group).weights
+    assert weights is not None
+    assert (weights.num_bits, weights.type) == (bits, kind)
+
+
+def test_gptqmodel_is_told_what_differs_by_expressions_that_match_one_layer() -> None:
+    data = json.loads(told("gptqmodel"))
+    assert (data["bits"], data["group_size"], data["sym"]) == (4, 64, True)
+    matching = [key for key in data["dynamic"] if re.match(key[2:], LAST)]
+    assert [data["dynamic"][key] for key in matching] == [{"bits": 8, "group_size": -1, "sym": False}]
+    assert not any(re.match(key[2:], FIRST) for key in data["dynamic"])
+
+
+def test_gptqmodel_is_told_what_stays() -> None:
+    recipe = recipe_of(INFO, lambda unit: "int4/g64/sym" if unit.role == "q_proj" else ORIGINAL)
+    data = json.loads(DIALECTS["gptqmodel"].text(INFO, recipe))
+    (key,) = [key for key in data["dynamic"] if re.match(key[2:], LAST)]
+    assert key.startswith("-:")
+
+
+def test_autoround_is_told_every_layer() -> None:
+    data = json.loads(told("autoround"))
+    assert data[FIRST] == {"bits": 4, "group_size": 64, "sym": True, "data_type": "int"}
+    assert data[LAST] == {"bits": 2, "group_size": -1, "sym": False, "data_type": "int"}
+
+
+def test_modelopt_is_told_in_order() -> None:
+    data = yaml.safe_load(told("modelopt"))
+    assert data["quant_cfg"][0] == {"quantizer_name": "*", "enable": False}
+    by_name = {entry["quantizer_name"]: entry for entry in data["quant_cfg"]}
+    assert by_name[f"{FIRST}.weight_quantizer"]["cfg"] == {
+        "num_bits": 4,
+        "block_sizes": {-1: 64, "type": "static"},
+    }
+    assert by_name[f"{LAST}.weight_quantizer"]["cfg"] == {"num_bits": [4, 3], "axis": 0}
+
+
+def test_quanto_is_told_types() -> None:
+    data = json.loads(told("quanto"))
+    assert data[FIRST] == {"weights": "qfloat8_e4m3fn", "activations": "none"}
+    assert data[LAST] == {"weights": "qint8", "activations": "none"}
+
+
+def test_hqq_is_told_by_role_and_refuses_blocks_that_differ() -> None:
+    data = json.loads(told("hqq"))
+    assert data["self_attn.q_proj"]["weight_quant_params"]["nbits"] == 3
+    assert len(data) == 7
+    found = DIALECTS["hqq"].problems(INFO, mixed(INFO, ["int3/g64/float", "int4/g64/float"]))
+    (split,) = [problem for problem in found if "by role" in problem.reason]
+    assert len(split.units) == 14
+
+
+def test_neural_compressor_is_told_local_settings() -> None:
+    data = json.loads(told("neural-compressor"))
+    assert data["global"] == {"dtype": "int", "bits": 4, "group_size": 64, "use_sym": True}
+    assert data["local"][re.escape(LAST)] == {"dtype": "int", "bits": 8, "group_size": -1, "use_sym": False}
+
+
+@pytest.mark.parametrize("tool", FORMS)
+def test_what_no_settings_say_is_in_the_way(tool: str) -> None:
+    form = FORMS[tool][0]
+    dialect = DIALECTS[tool]
+    rewritten = dialect.problems(INFO, mixed(INFO, [form], Setup(transforms=("awq",))))
+    assert any("rewritten first (awq)" in problem.reason for problem in rewritten)
+    trained = dialect.problems(INFO, mixed(INFO, [form], Setup(trained="a" * 24)))
+    assert any("trained" in problem.reason for problem in trained)
+    assert any(
+        "quantizes nothing" in problem.reason for problem in dialect.problems(INFO, mixed(INFO, [ORIGINAL]))
+    )
+    assert any(
+        "does not hold nf4" in problem.reason for problem in dialect.problems(INFO, mixed(INFO, ["nf4"]))
+    )
