@@ -11,18 +11,12 @@ from transformers import AutoModelForCausalLM
 
 from quant_core.errors import ExportError
 from quant_core.export import EXPORTERS
-from quant_core.models.loading import LoadedModel, load
-from quant_core.schema import ORIGINAL, ModelRef, Setup
+from quant_core.schema import ORIGINAL, Setup
 from quant_core.targets import TARGETS, problems
-from tests.exported import TOKENS, mixed, recipe_of, simulated, written
-from tests.tiny import save
+from tests.exported import TOKENS, mixed, opened, recipe_of, simulated, written
 
 FORMS = ("int4/g32/sym", "int8/channel/sym")
 FLOATS = ("fp8_e4m3/channel", "int4/g32/sym")
-
-
-def opened(kind: str, folder: Path) -> LoadedModel:
-    return load(ModelRef(str(save(kind, folder / "model"))))
 
 
 def computed(folder: Path, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -11,6 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quant_core.errors import ExportError
+from quant_core.export.source import Rounded
+from quant_core.schema import FormatSpec
 
 
 class Stored:
@@ -74,6 +76,23 @@ def number(data: Any, name: str, most: int) -> int:
     if type(value) is not int or not 1 <= value <= most:
         raise ExportError(f"config.json says {name} is {value!r}.", "Export again.")
     return value
+
+
+def unsigned(rounded: Rounded) -> tuple[Tensor, Tensor, Tensor]:
+    """An integer format's codes (rows, columns), scales and zero points (rows, groups), counted from 0 up.
+
+    Codes and zero points are int16; symmetric formats have the middle code for a zero point.
+    """
+    entry, grid, bits = rounded.entry, rounded.codes.grid, integer_bits(rounded.entry.form.spec)
+    codes = rounded.codes.values.reshape(entry.rows, -1)[:, : entry.columns]
+    scales = grid.scales.reshape(entry.rows, -1)
+    zero = torch.zeros_like(scales) if grid.zero_points is None else grid.zero_points.reshape(scales.shape)
+    return codes.to(torch.int16) + 2 ** (bits - 1), scales, zero.to(torch.int16) + 2 ** (bits - 1)
+
+
+def integer_bits(spec: FormatSpec) -> int:
+    """Bits of a code of ``int2`` to ``int8``."""
+    return int(spec.family.removeprefix("int"))
 
 
 def scaled(codes: Tensor, scales: Tensor, size: int) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from quant_core.errors import ExportError
 from quant_core.export.source import Entry, Plain, Rounded, Source
 from quant_core.export.staging import Shards, copy_small, write_json
 from quant_core.registry import Registry
@@ -60,7 +61,16 @@ class SafetensorsExporter(Exporter):
     """An exporter whose files are a Hugging Face checkpoint: ``config.json``, safetensors, tokenizer."""
 
     def write(self, source: Source, folder: Path, keep: Check) -> None:
-        """Stream every tensor, packed or as it is, then the configuration."""
+        """Stream every tensor, packed or as it is, then the configuration.
+
+        Raises:
+            ExportError: The checkpoint holds several experts in one tensor, and a layer is quantized by its name here.
+        """
+        if any(entry.expert is not None for entry in source.entries):
+            raise ExportError(
+                f"The checkpoint stores all experts of a block as one tensor, which {self.name} files cannot hold.",
+                "Keep the experts as they are in the recipe.",
+            )
         shards = Shards(folder)
         for tensor in source.tensors():
             if isinstance(tensor, Plain):

@@ -23,7 +23,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant_core.export._common import Stored, number, pack_rows, part, read_config, scaled, unpack_rows
+from quant_core.export._common import (
+    Stored,
+    integer_bits,
+    number,
+    pack_rows,
+    part,
+    read_config,
+    scaled,
+    unpack_rows,
+    unsigned,
+)
 from quant_core.export.base import SafetensorsExporter, register
 from quant_core.export.source import Entry, Rounded, Source
 from quant_core.formats.nvfp4 import TENSOR
@@ -65,10 +75,10 @@ class CompressedTensors(SafetensorsExporter):
                 f"{entry.module}.weight_packed": _pairs(codes),
                 f"{entry.module}.weight_scale": scales.view(torch.uint8),
             }
-        bits = _bits(entry.form.spec)
+        unsigned_codes, scales, _ = unsigned(rounded)
         return {
-            f"{entry.module}.weight_packed": pack_rows(codes.to(torch.int16) + 2 ** (bits - 1), bits),
-            f"{entry.module}.weight_scale": grid.scales.reshape(entry.rows, -1),
+            f"{entry.module}.weight_packed": pack_rows(unsigned_codes, integer_bits(entry.form.spec)),
+            f"{entry.module}.weight_scale": scales,
             f"{entry.module}.weight_shape": torch.tensor([entry.rows, entry.columns], dtype=torch.int64),
         }
 
@@ -150,10 +160,6 @@ def _pairs(codes: Tensor) -> Tensor:
     return codes[:, ::2] | codes[:, 1::2] << 4
 
 
-def _bits(spec: FormatSpec) -> int:
-    return int(spec.family.removeprefix("int"))
-
-
 def _stored(spec: FormatSpec) -> str:
     return _STORED.get(spec.family, "pack-quantized")
 
@@ -166,7 +172,7 @@ def _weights(spec: FormatSpec) -> dict[str, Any]:
         "symmetric": True,
         "dynamic": False,
     }
-    return default | (_WEIGHTS.get(spec.family) or {"num_bits": _bits(spec), "type": "int"})
+    return default | (_WEIGHTS.get(spec.family) or {"num_bits": integer_bits(spec), "type": "int"})
 
 
 register(CompressedTensors())

@@ -30,6 +30,8 @@ class Holds:
     """Whether quantized scales (``dq``) are held too."""
     multiple: int = 0
     """What a row's length must be a multiple of, beside its own groups; 0 for nothing."""
+    rows: int = 0
+    """What the number of rows must be a multiple of; 0 for nothing."""
     instead: Mapping[str, str] = field(default_factory=dict)
     """By family, which one the runtime takes where ``multiple`` does not divide a row."""
     alone: bool = False

@@ -67,6 +67,8 @@ def _refusal(target: Target, holds: Holds, unit: Unit, spec: FormatSpec) -> str 
         return (
             f"{family} needs rows of a multiple of {holds.multiple}, and these have {unit.columns:,}.{told}"
         )
+    if holds.rows and unit.rows % holds.rows:
+        return f"{title} needs a multiple of {holds.rows} rows, and these are {unit.rows:,}."
     if holds.alone and unit.kind != "expert" and shares(target, unit):
         return f"{title} computes it as one with its neighbours, whose scales a tensor of {family} it would merge."
     return None
