@@ -249,6 +249,6 @@ def test_all_rules_that_match_hold() -> None:
 
 def test_targets_are_listed_any_first() -> None:
     assert list(TARGETS) == [
-        "any", "bitsandbytes", "compressed-tensors", "gguf", "gptq", "mlx", "torchao"
+        "any", "awq", "bitsandbytes", "compressed-tensors", "gguf", "gptq", "mlx", "torchao"
     ]  # fmt: skip
     assert targets.TARGETS["any"].holds is None
