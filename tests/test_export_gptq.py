@@ -18,7 +18,7 @@ from quant_core.errors import ExportError
 from quant_core.export import EXPORTERS
 from quant_core.schema import ORIGINAL
 from quant_core.targets import TARGETS, check, problems
-from tests.exported import mixed, opened, simulated_weights, written
+from tests.exported import mixed, opened, recipe_of, simulated_weights, written
 
 Array = NDArray[Any]
 
@@ -117,6 +117,24 @@ def test_gptq_settings_name_what_vllm_fuses_and_what_stays(tmp_path: Path) -> No
     assert stays("lm_head")
     assert not stays("model.layers.0.self_attn.qkv_proj")
     assert not stays("model.layers.10.mlp.down_proj")
+
+
+@pytest.mark.parametrize("runtime", ["gptq", "awq"])
+def test_experts_are_written_one_by_one_under_one_setting_a_block(runtime: str, tmp_path: Path) -> None:
+    loaded = opened("mixtral", tmp_path)
+    recipe = recipe_of(
+        loaded.info,
+        lambda unit: "int4/g32/asym" if unit.kind == "expert" and unit.block == 0 else ORIGINAL,
+    )
+    done = written(loaded, recipe, runtime, tmp_path / "out")
+    assert done.exact == done.weights == 4 * 3
+    assert "model.layers.0.block_sparse_moe.experts.3.w2.qweight" in load_file(
+        tmp_path / "out" / "model.safetensors"
+    )
+    if runtime == "gptq":
+        config = json.loads((tmp_path / "out" / "quantize_config.json").read_text())
+        layer = r"model\.layers\.1\.block_sparse_moe\.experts"
+        assert [name for name in config["dynamic"] if "experts" in name] == [f"-:^{layer}(?:\\..*)?$"]
 
 
 def test_a_zero_point_of_0_keeps_its_place(tmp_path: Path) -> None:

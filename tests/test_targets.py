@@ -83,7 +83,7 @@ def routed(experts: int = 4) -> ModelInfo:
         ("bitsandbytes", "llm_int8/channel", DOWN, None),
         ("bitsandbytes", "nf4/g64", routed().units[1], "leaves experts in 16 bits"),
         ("torchao", "int5/g64/asym", DOWN, None),
-        ("torchao", "int4/g64/float", DOWN, None),
+        ("torchao", "int4/g64/float", DOWN, "as sym or asym, not float"),
         ("torchao", "int5/g64/float", DOWN, "as sym or asym, not float"),
         ("torchao", "int5/tensor/sym", DOWN, "not a tensor"),
         ("mlx", "int6/g64/float", DOWN, None),

@@ -3,7 +3,7 @@
 Importing it fills the registry.
 """
 
-from quant_core.export import awq, compressed_tensors, gptq, mlx
+from quant_core.export import awq, bitsandbytes, compressed_tensors, gptq, mlx, torchao
 from quant_core.export.base import EXPORTERS, Exporter
 
-__all__ = ["EXPORTERS", "Exporter", "awq", "compressed_tensors", "gptq", "mlx"]
+__all__ = ["EXPORTERS", "Exporter", "awq", "bitsandbytes", "compressed_tensors", "gptq", "mlx", "torchao"]

@@ -20,22 +20,25 @@ class Stored:
 
     def __init__(self, folder: Path) -> None:
         self._files: dict[str, Any] = {}
+        self.metadata: dict[str, str] = {}
+        """What the files' headers say beside the tensors."""
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 file: Any = safe_open(path, framework="pt", device="cpu")
             except (OSError, SafetensorError) as error:
                 raise ExportError(f"{path.name} is damaged: {error}.", "Export again.") from error
             self._files |= dict.fromkeys(file.keys(), file)
+            self.metadata |= file.metadata() or {}
 
     @property
     def names(self) -> list[str]:
         """All names, in the files' order."""
         return list(self._files)
 
-    def get(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:
-        """One tensor of a dtype and a shape, in which -1 is any size; ``ExportError`` if there is none.
+    def get(self, name: str, dtype: torch.dtype | None, *shape: int) -> Tensor:
+        """One tensor of a dtype (None for any) and a shape, in which -1 is any size; ``ExportError`` if there is none.
 
-        Both are looked at before the tensor is read.
+        The shape is looked at before the tensor is read.
         """
         if name not in self._files:
             raise ExportError(f"There is no tensor {name} in the files.", "Export again.")
@@ -45,7 +48,7 @@ class Stored:
         ):
             raise ExportError(f"{name} has the shape {found}, not {shape}.", "Export again.")
         values: Tensor = self._files[name].get_tensor(name)
-        if values.dtype != dtype:
+        if dtype is not None and values.dtype != dtype:
             raise ExportError(f"{name} is {values.dtype}, not {dtype}.", "Export again.")
         return values
 

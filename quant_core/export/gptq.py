@@ -147,7 +147,10 @@ def _setting(spec: FormatSpec) -> dict[str, Any]:
 
 
 def _pattern(module: str) -> str:
-    """An expression that matches a layer, and what vLLM fuses it to."""
+    """An expression that matches a layer, and what vLLM fuses it to: all experts of a block, q/k/v, gate/up."""
+    block, experts, _ = module.partition(".experts.")
+    if experts:
+        return f"^{re.escape(block)}\\.experts(?:\\..*)?$"
     parent, _, last = module.rpartition(".")
     names = f"(?:{last}|{_FUSED[last]})" if last in _FUSED else re.escape(last)
     return f"^{re.escape(parent)}\\.{names}$" if parent else f"^{names}$"

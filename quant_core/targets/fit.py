@@ -9,7 +9,7 @@ from quant_core.schema import ORIGINAL, ModelInfo, Problem, Recipe
 from quant_core.targets.base import Target
 from quant_core.targets.rules import check, refusal, shares
 
-EXPORTS = ("awq", "compressed-tensors", "gptq", "mlx")
+EXPORTS = ("awq", "bitsandbytes", "compressed-tensors", "gptq", "mlx", "torchao")
 """Targets that files can be written for (``quant_core.export`` has an exporter of each name; a test compares them)."""
 
 
