@@ -8,6 +8,7 @@ BIN      := $(VENV)/bin
 PIP      := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint requirements.lock
 RUNTIME  := $(VENV)/.quantlens-runtime
 DEV      := $(VENV)/.quantlens-dev
+MLX      := .venv-mlx
 LOCKED   := requirements.txt requirements.lock
 
 .DEFAULT_GOAL := help
@@ -75,7 +76,7 @@ clean:  ## remove caches and build results; results and the environment stay
 	@find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 distclean: clean  ## remove the environment too
-	@rm -rf $(VENV)
+	@rm -rf $(VENV) $(MLX)
 
 # ------------------------------------------------------------------------------------------------------------
 # The environment. A stamp newer than the requirements means there is nothing to install.
@@ -94,3 +95,11 @@ $(DEV): requirements-dev.txt $(LOCKED) | $(BIN)/python
 	@echo "Installing into $(VENV), tools for the tests included; the first time takes a few minutes."
 	@$(PIP) --requirement requirements-dev.txt
 	@touch $(RUNTIME) $@
+
+# MLX as a wheel, which some platforms lack: the tests that run it are skipped there.
+pytest unit: $(MLX)/.quantlens
+$(MLX)/.quantlens: requirements-mlx.txt | $(BIN)/python
+	@$(BIN)/python -m venv $(MLX)
+	@if $(MLX)/bin/python -m pip --disable-pip-version-check --quiet install --only-binary :all: \
+	    --requirement requirements-mlx.txt; then touch $@; \
+	    else echo "No mlx for this platform: what runs in it is not tested." >&2; fi

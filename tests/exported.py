@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from quant_core.export.run import export
 from quant_core.formats import find
 from quant_core.methods.variant import make_variant
-from quant_core.models.loading import LoadedModel
+from quant_core.models.loading import LoadedModel, load
 from quant_core.schema import (
     ORIGINAL,
     Exported,
     ExportRequest,
     ModelInfo,
+    ModelRef,
     Recipe,
     RecipeEntry,
     Setup,
     Unit,
 )
-from tests.tiny import FakeContext
+from tests.tiny import FakeContext, save
 
 NO_SETUP = Setup()
 TOKENS = torch.arange(3, 43).reshape(2, 20)
@@ -67,6 +70,23 @@ def written(loaded: LoadedModel, recipe: Recipe, runtime: str, folder: Path) -> 
     info = loaded.info
     request = ExportRequest(info.ref, info.fingerprint, recipe, runtime, str(folder))
     return export(FakeContext(loaded), request)
+
+
+def opened(kind: str, folder: Path) -> LoadedModel:
+    """A tiny model of an architecture, saved beside what is going to be written."""
+    return load(ModelRef(str(save(kind, folder / "model"))))
+
+
+def simulated_weights(loaded: LoadedModel, recipe: Recipe) -> dict[str, NDArray[np.float32]]:
+    """The quantized weights by name, (rows, columns), as the recipe is simulated."""
+    units = {unit.name: unit for unit in loaded.info.units}
+    variant = make_variant(FakeContext(loaded), loaded, recipe.assignment(), recipe.setup)
+    with variant.active() as model:
+        values = {name: model.get_parameter(name) for name in recipe.assignment()}
+        return {
+            name: (matrix.T if units[name].kind == "conv1d" else matrix).detach().float().clone().numpy()
+            for name, matrix in values.items()
+        }
 
 
 def simulated(loaded: LoadedModel, recipe: Recipe) -> Tensor:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -159,6 +160,22 @@ def test_what_reads_back_otherwise_is_refused(what: str) -> None:
         pairs = [("w", matrix), ("v", matrix)]
     with pytest.raises(ExportError, match="defect"):
         compared(matrix, *pairs)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ((), "leaves every weight as it is"),
+        ((SimpleNamespace(expert=0),), "all experts of a block as one tensor"),
+    ],
+)
+def test_what_has_no_layer_to_pack_is_refused(
+    entries: tuple[object, ...], message: str, tmp_path: Path
+) -> None:
+    source: Any = SimpleNamespace(entries=entries)
+    with pytest.raises(ExportError, match=message):
+        EXPORTERS["gptq"].write(source, tmp_path, Sketches())
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- what is in the way ------------------------------------------------------------------------------------

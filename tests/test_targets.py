@@ -68,7 +68,8 @@ def routed(experts: int = 4) -> ModelInfo:
         ("compressed-tensors", "nvfp4", replace(Q, fused="qkv"), "it would merge"),
         ("compressed-tensors", "fp8_e4m3/tensor", replace(Q, fused="qkv"), "it would merge"),
         ("compressed-tensors", "fp8_e4m3/channel", replace(Q, fused="qkv"), None),
-        ("compressed-tensors", "nvfp4", routed().units[1], None),
+        ("compressed-tensors", "nvfp4", routed().units[1], "without the scale of their tensor"),
+        ("compressed-tensors", "mxfp4", routed().units[1], None),
         ("gptq", "int3/g64/asym", DOWN, None),
         ("gptq", "int5/g64/asym", DOWN, "does not hold int5"),
         ("gguf", "q4_k", LINEAR, None),
@@ -82,7 +83,7 @@ def routed(experts: int = 4) -> ModelInfo:
         ("bitsandbytes", "llm_int8/channel", DOWN, None),
         ("bitsandbytes", "nf4/g64", routed().units[1], "leaves experts in 16 bits"),
         ("torchao", "int5/g64/asym", DOWN, None),
-        ("torchao", "int4/g64/float", DOWN, None),
+        ("torchao", "int4/g64/float", DOWN, "as sym or asym, not float"),
         ("torchao", "int5/g64/float", DOWN, "as sym or asym, not float"),
         ("torchao", "int5/tensor/sym", DOWN, "not a tensor"),
         ("mlx", "int6/g64/float", DOWN, None),
@@ -248,6 +249,6 @@ def test_all_rules_that_match_hold() -> None:
 
 def test_targets_are_listed_any_first() -> None:
     assert list(TARGETS) == [
-        "any", "bitsandbytes", "compressed-tensors", "gguf", "gptq", "mlx", "torchao"
+        "any", "awq", "bitsandbytes", "compressed-tensors", "gguf", "gptq", "mlx", "torchao"
     ]  # fmt: skip
     assert targets.TARGETS["any"].holds is None

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from quant_core.errors import ExportError
 from quant_core.export.source import Entry, Plain, Rounded, Source
 from quant_core.export.staging import Shards, copy_small, write_json
 from quant_core.registry import Registry
@@ -60,8 +61,23 @@ class SafetensorsExporter(Exporter):
     """An exporter whose files are a Hugging Face checkpoint: ``config.json``, safetensors, tokenizer."""
 
     def write(self, source: Source, folder: Path, keep: Check) -> None:
-        """Stream every tensor, packed or as it is, then the configuration."""
-        shards = Shards(folder)
+        """Stream every tensor, packed or as it is, then the configuration.
+
+        Raises:
+            ExportError: The recipe changes nothing, or the checkpoint holds several quantized experts in one tensor:
+                a layer is quantized by its name here.
+        """
+        if not source.entries:
+            raise ExportError(
+                "The recipe leaves every weight as it is: there is nothing to pack.",
+                "Use the original checkpoint.",
+            )
+        if any(entry.expert is not None for entry in source.entries):
+            raise ExportError(
+                f"The checkpoint stores all experts of a block as one tensor, which {self.name} files cannot hold.",
+                "Keep the experts as they are in the recipe.",
+            )
+        shards = Shards(folder, metadata=self.metadata(source))
         for tensor in source.tensors():
             if isinstance(tensor, Plain):
                 shards.add({tensor.name: tensor.values})
@@ -71,6 +87,10 @@ class SafetensorsExporter(Exporter):
         shards.close()
         write_json(folder / "config.json", self.config(source))
         copy_small(source.checkpoint.folder, folder)
+
+    def metadata(self, source: Source) -> Mapping[str, str]:
+        """What the header of every file says."""
+        return {}
 
     @abstractmethod
     def pack(self, rounded: Rounded, source: Source) -> Mapping[str, Tensor]:

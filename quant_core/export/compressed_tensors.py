@@ -1,9 +1,17 @@
 """compressed-tensors checkpoints, for vLLM, SGLang and transformers.
 
-The format of compressed-tensors 0.20, ``compressors/quantized_compressors/pack_quantized.py``: in place of ``weight`` a
-layer has ``weight_packed``, codes plus ``2^(bits - 1)`` in int32 words along the inputs; ``weight_scale`` (outputs,
-groups) in 16 bits; and ``weight_shape``. ``config.json`` names a config group for each format, with the exact names of
-its layers as targets, and the layers that stay as they are.
+The formats of compressed-tensors 0.20, ``compressors/*/base.py``. In place of ``weight`` a layer has
+
+    pack-quantized        weight_packed, codes plus 2^(bits - 1) in int32 words along the inputs; weight_scale
+                          (outputs, groups) float16; weight_shape
+    float-quantized       weight in E4M3; weight_scale (outputs, 1), or (1,) for a tensor, float32
+    nvfp4-pack-quantized  weight_packed, two codes a byte, the first in the low bits; weight_scale (outputs, groups) in
+                          E4M3; weight_global_scale (1,) float32, by which the scales are *divided*
+    mxfp4-pack-quantized  weight_packed alike; weight_scale, exponents plus 127 in uint8
+
+``config.json`` names a config group for each format, with the exact names of its layers as targets, and the layers that
+stay as they are. Experts are one group that says ``re:.*experts.*``: transformers knows by that, and by nothing else,
+how the experts that it stacks into 3-D parameters are stored.
 """
 
 from __future__ import annotations
@@ -15,81 +23,156 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant_core.export._common import Stored, pack_rows, read_config, unpack_rows
+from quant_core.export._common import (
+    Stored,
+    integer_bits,
+    number,
+    pack_rows,
+    part,
+    read_config,
+    scaled,
+    unpack_rows,
+    unsigned,
+)
 from quant_core.export.base import SafetensorsExporter, register
 from quant_core.export.source import Entry, Rounded, Source
+from quant_core.formats.nvfp4 import TENSOR
 from quant_core.schema import FormatSpec
+
+EXPERTS = "re:.*experts.*"
+_STORED = {"fp8_e4m3": "float-quantized", "nvfp4": "nvfp4-pack-quantized", "mxfp4": "mxfp4-pack-quantized"}
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+_WEIGHTS: dict[str, dict[str, Any]] = {
+    "fp8_e4m3": {"num_bits": 8, "type": "float"},
+    "nvfp4": {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16,
+              "scale_dtype": "torch.float8_e4m3fn", "zp_dtype": "torch.float8_e4m3fn"},
+    "mxfp4": {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32,
+              "scale_dtype": "torch.uint8", "zp_dtype": "torch.uint8"},
+}  # fmt: skip
 
 
 class CompressedTensors(SafetensorsExporter):
-    """Symmetric integers by channel or group."""
+    """Symmetric integers by channel or group, FP8, NVFP4 and MXFP4."""
 
     name = "compressed-tensors"
 
     def pack(self, rounded: Rounded, source: Source) -> Mapping[str, Tensor]:
-        """``weight_packed``, ``weight_scale`` and ``weight_shape``."""
+        """The tensors that the module's docstring lists."""
         entry, grid = rounded.entry, rounded.codes.grid
-        bits = _bits(entry.form.spec)
+        family = entry.form.spec.family
         codes = rounded.codes.values.reshape(entry.rows, -1)[:, : entry.columns]
+        scales = grid.scales.reshape(entry.rows, -1) if len(grid.scales) > 1 else grid.scales.reshape(-1)
+        if family == "fp8_e4m3":
+            return {entry.name: codes, f"{entry.module}.weight_scale": scales}
+        if family == "nvfp4":
+            return {
+                f"{entry.module}.weight_packed": _pairs(codes),
+                f"{entry.module}.weight_scale": scales,
+                f"{entry.module}.weight_global_scale": grid.extras[TENSOR].reshape(1).reciprocal(),
+            }
+        if family == "mxfp4":
+            return {
+                f"{entry.module}.weight_packed": _pairs(codes),
+                f"{entry.module}.weight_scale": scales.view(torch.uint8),
+            }
+        unsigned_codes, scales, _ = unsigned(rounded)
         return {
-            f"{entry.module}.weight_packed": pack_rows(codes.to(torch.int64) + 2 ** (bits - 1), bits),
-            f"{entry.module}.weight_scale": grid.scales.reshape(entry.rows, -1),
+            f"{entry.module}.weight_packed": pack_rows(unsigned_codes, integer_bits(entry.form.spec)),
+            f"{entry.module}.weight_scale": scales,
             f"{entry.module}.weight_shape": torch.tensor([entry.rows, entry.columns], dtype=torch.int64),
         }
 
     def config(self, source: Source) -> dict[str, Any]:
         """The original's, with ``quantization_config``."""
-        groups: dict[FormatSpec, list[Entry]] = {}
+        groups: dict[tuple[FormatSpec, bool], list[Entry]] = {}
         for entry in source.entries:
-            groups.setdefault(entry.form.spec, []).append(entry)
+            groups.setdefault((entry.form.spec, entry.unit.kind == "expert"), []).append(entry)
         quantized = {entry.module for entry in source.entries}
-        ignored = sorted(name for name in source.layers if name not in quantized)
+        kinds = {_stored(spec) for spec, _ in groups}
         settings = {
             "quant_method": "compressed-tensors",
-            "format": "pack-quantized",
+            "format": kinds.pop() if len(kinds) == 1 else "mixed-precision",
             "quantization_status": "compressed",
             "config_groups": {
                 f"group_{number}": {
-                    "targets": [entry.module for entry in entries],
-                    "format": "pack-quantized",
+                    "targets": [EXPERTS] if experts else [entry.module for entry in entries],
+                    "format": _stored(spec),
                     "weights": _weights(spec),
                     "input_activations": None,
                     "output_activations": None,
                 }
-                for number, (spec, entries) in enumerate(groups.items())
+                for number, ((spec, experts), entries) in enumerate(groups.items())
             },
-            "ignore": ignored,
+            "ignore": [name for name in source.layers if name not in quantized],
         }
         return {**source.config, "quantization_config": settings}
 
+    def notes(self, source: Source) -> tuple[str, ...]:
+        """That transformers unpacks 4-bit floats to bfloat16, where the model is of another dtype."""
+        found = {entry.form.spec.family for entry in source.entries} & {"mxfp4", "nvfp4"}
+        if not found or source.dtype == torch.bfloat16:
+            return ()
+        names = " and ".join(sorted(name.upper() for name in found))
+        return (f"transformers unpacks {names} to bfloat16: load it with dtype=torch.bfloat16.",)
+
     def read_back(self, folder: Path) -> Iterator[tuple[str, Tensor]]:
-        """``scale * code`` for every packed layer."""
+        """Every packed layer, by its scales' names and the group that targets it."""
         stored = Stored(folder)
-        groups = read_config(folder)["quantization_config"]["config_groups"].values()
-        for group in groups:
-            bits = group["weights"]["num_bits"]
-            for module in group["targets"]:
-                columns = int(stored.get(f"{module}.weight_shape")[1])
-                codes = unpack_rows(stored.get(f"{module}.weight_packed"), bits, columns) - 2 ** (bits - 1)
-                scales = stored.get(f"{module}.weight_scale").float()
-                size = group["weights"]["group_size"] or columns
-                yield f"{module}.weight", codes.float() * scales.repeat_interleave(size, dim=1)[:, :columns]
+        groups = part(read_config(folder), "quantization_config", "config_groups")
+        by_target = {target: group for group in groups.values() for target in part(group, "targets")}
+        for name in stored.names:
+            module, _, last = name.rpartition(".")
+            if last == "weight_scale":
+                group = by_target.get(module, by_target.get(EXPERTS))
+                yield f"{module}.weight", _read(stored, module, part(group, "format"), part(group, "weights"))
 
 
-def _bits(spec: FormatSpec) -> int:
-    return int(spec.family.removeprefix("int"))
+def _read(stored: Stored, module: str, form: str, weights: dict[str, Any]) -> Tensor:
+    """One matrix, (rows, columns) float32."""
+    if form == "float-quantized":
+        codes = stored.get(f"{module}.weight", torch.float8_e4m3fn, -1, -1).float()
+        shape = (1,) if part(weights, "strategy") == "tensor" else (len(codes), 1)
+        return codes * stored.get(f"{module}.weight_scale", torch.float32, *shape)
+    if form == "pack-quantized":
+        bits = number(weights, "num_bits", 8)
+        rows, columns = stored.get(f"{module}.weight_shape", torch.int64, 2).tolist()
+        grouped = part(weights, "strategy") == "group"
+        size = number(weights, "group_size", columns) if grouped else columns
+        words = stored.get(f"{module}.weight_packed", torch.int32, rows, -(-columns * bits // 32))
+        scales = stored.get(f"{module}.weight_scale", torch.float16, rows, -(-columns // size))
+        return scaled(unpack_rows(words, bits, columns) - 2 ** (bits - 1), scales, size)
+    packed = stored.get(f"{module}.weight_packed", torch.uint8, -1, -1)
+    values = torch.tensor([*_E2M1, *(-value for value in _E2M1)])
+    codes = values[torch.stack([packed & 15, packed >> 4], dim=2).flatten(1).int()]
+    size = number(weights, "group_size", 32)
+    shape = (len(codes), -(-codes.shape[1] // size))
+    if form == "nvfp4-pack-quantized":
+        scales = stored.get(f"{module}.weight_scale", torch.float8_e4m3fn, *shape).float()
+        scales = scales / stored.get(f"{module}.weight_global_scale", torch.float32, 1)
+    else:
+        exponents = stored.get(f"{module}.weight_scale", torch.uint8, *shape)
+        scales = torch.exp2(exponents.float() - 127)
+    return scaled(codes, scales, size)
+
+
+def _pairs(codes: Tensor) -> Tensor:
+    """4-bit codes (rows, columns), two a byte."""
+    return codes[:, ::2] | codes[:, 1::2] << 4
+
+
+def _stored(spec: FormatSpec) -> str:
+    return _STORED.get(spec.family, "pack-quantized")
 
 
 def _weights(spec: FormatSpec) -> dict[str, Any]:
     """A format as compressed-tensors' ``QuantizationArgs``."""
-    return {
-        "num_bits": _bits(spec),
-        "type": "int",
-        "symmetric": True,
+    default = {
         "strategy": spec.granularity,
         "group_size": spec.group_size if spec.granularity == "group" else None,
+        "symmetric": True,
         "dynamic": False,
     }
+    return default | (_WEIGHTS.get(spec.family) or {"num_bits": integer_bits(spec), "type": "int"})
 
 
 register(CompressedTensors())

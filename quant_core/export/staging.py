@@ -106,10 +106,12 @@ class Shards:
     Args:
         folder: Where they go.
         limit: Bytes of tensors a file holds at most, unless one tensor alone is larger.
+        metadata: What the header of every file says.
     """
 
-    def __init__(self, folder: Path, limit: int = SHARD) -> None:
+    def __init__(self, folder: Path, limit: int = SHARD, metadata: Mapping[str, str] | None = None) -> None:
         self._folder, self._limit = folder, limit
+        self._metadata = {"format": "pt", **(metadata or {})}
         self._waiting: dict[str, Tensor] = {}
         self._bytes = self._total = 0
         self._written: list[tuple[str, ...]] = []
@@ -124,7 +126,7 @@ class Shards:
             self._bytes += size
 
     def _flush(self) -> None:
-        save_file(self._waiting, self._folder / f"{len(self._written)}.part", metadata={"format": "pt"})
+        save_file(self._waiting, self._folder / f"{len(self._written)}.part", metadata=self._metadata)
         self._written.append(tuple(self._waiting))
         self._total += self._bytes
         self._waiting, self._bytes = {}, 0

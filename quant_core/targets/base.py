@@ -13,9 +13,9 @@ from typing import Literal
 from quant_core.registry import Registry
 from quant_core.schema import Granularity, Symmetry
 
-Tie = Literal["fused", "experts", "stacked"]
-"""``fused``: q/k/v are one weight there, and gate/up; ``experts``: all experts of a block with all their weights;
-``stacked``: the same weight of all experts of a block."""
+Tie = Literal["fused", "routed", "experts", "stacked"]
+"""``fused``: q/k/v are one weight there, and gate/up; ``routed``: all experts of the model with all their weights;
+``experts``: those of a block; ``stacked``: the same weight of all experts of a block."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,14 @@ class Holds:
     """Whether quantized scales (``dq``) are held too."""
     multiple: int = 0
     """What a row's length must be a multiple of, beside its own groups; 0 for nothing."""
+    rows: int = 0
+    """What the number of rows must be a multiple of; 0 for nothing."""
     instead: Mapping[str, str] = field(default_factory=dict)
     """By family, which one the runtime takes where ``multiple`` does not divide a row."""
     alone: bool = False
     """Whether weights that the runtime fuses cannot take it (it would merge their scales)."""
+    stays: Mapping[str, str] = field(default_factory=dict)
+    """Why weights of a kind (``Unit.kind``) cannot take these, where the runtime quantizes them otherwise."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Target:
     ties: tuple[Tie, ...] = ()
     stays: Mapping[str, str] = field(default_factory=dict)
     """Why weights of a kind (``Unit.kind``) stay in 16 bits there."""
+    needs: Mapping[str, str] = field(default_factory=dict)
+    """Why weights of a kind cannot stay as they are where others are quantized."""
     refuses: Mapping[str, str] = field(default_factory=dict)
     """Why an architecture (``OPTForCausalLM``) does not run there."""
     whole_groups: bool = True

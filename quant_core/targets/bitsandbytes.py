@@ -12,7 +12,7 @@ register(
     Target(
         name="bitsandbytes",
         title="bitsandbytes",
-        help="Quantized by transformers as it loads the original.",
+        help="Checkpoints for bitsandbytes in transformers.",
         source="transformers 5.23.0, integrations/bitsandbytes.py; bitsandbytes 0.50.2",
         holds=(Holds(("nf4", "fp4"), ("group",), (64,), double=True), Holds(("llm_int8",))),
         stays={

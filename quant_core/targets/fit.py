@@ -10,7 +10,7 @@ from quant_core.schema import ORIGINAL, FamilyInfo, ModelInfo, Problem, Recipe, 
 from quant_core.targets.base import Holds, Target
 from quant_core.targets.rules import check, held, refusal, shares
 
-EXPORTS = ("compressed-tensors",)
+EXPORTS = ("awq", "bitsandbytes", "compressed-tensors", "gptq", "mlx", "torchao")
 """Targets that files can be written for (``quant_core.export`` has an exporter of each name; a test compares them)."""
 
 
@@ -48,6 +48,11 @@ def _problems(target: Target, info: ModelInfo, recipe: Recipe) -> Iterator[Probl
         yield Problem(
             f"{target.title} computes them as one, and the recipe gives them different formats.", tuple(mixed)
         )
+    if set(forms.values()) != {ORIGINAL}:
+        for kind, reason in target.needs.items():
+            kept = [name for name, form in forms.items() if form == ORIGINAL and units[name].kind == kind]
+            if kept:
+                yield Problem(reason, tuple(kept))
     # A weight's rounding method leaves no trace in a file.
     used = sorted({form.partition("@")[0] for form in forms.values() if form != ORIGINAL})
     if target.one_format and len(used) > 1:

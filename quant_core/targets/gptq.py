@@ -20,6 +20,7 @@ register(
                 (32, 64, 128),
                 ("sym", "asym"),
                 multiple=32,
+                rows=32,
             ),
         ),
         ties=("fused", "experts"),

@@ -19,6 +19,7 @@ register(
             Holds(("mxfp4", "mxfp8_e4m3"), multiple=32),
         ),
         ties=("stacked",),
+        stays={"conv1d": "mlx-lm turns GPT-2's Conv1D around as it loads the original's names"},
         refuses={"OPTForCausalLM": "mlx-lm does not run OPT"},
     )
 )

@@ -43,6 +43,8 @@ def check(target: Target, unit: Unit, form: str) -> str | None:
 def _refusal(target: Target, holds: Holds, unit: Unit, spec: FormatSpec) -> str | None:
     """Why these formats do not include ``spec`` for ``unit``; None if they do."""
     title, family = target.title, spec.family
+    if unit.kind in holds.stays:
+        return f"{title} does not hold {family} of {_KINDS[unit.kind]}: {holds.stays[unit.kind]}."
     if spec.keep:
         return f"{title} has no place for weights kept in 16 bits beside {family}."
     if holds.granularities and spec.granularity not in holds.granularities:
@@ -65,6 +67,8 @@ def _refusal(target: Target, holds: Holds, unit: Unit, spec: FormatSpec) -> str 
         return (
             f"{family} needs rows of a multiple of {holds.multiple}, and these have {unit.columns:,}.{told}"
         )
+    if holds.rows and unit.rows % holds.rows:
+        return f"{title} needs a multiple of {holds.rows} rows, and these are {unit.rows:,}."
     if holds.alone and unit.kind != "expert" and shares(target, unit):
         return f"{title} computes it as one with its neighbours, whose scales a tensor of {family} it would merge."
     return None
@@ -78,6 +82,8 @@ def refusal(target: Target, info: ModelInfo) -> str | None:
 def shares(target: Target, unit: Unit) -> str:
     """What a unit shares its format with under ``target``, as a name that all of them give; empty for nothing."""
     if unit.kind == "expert":
+        if "routed" in target.ties:
+            return "experts"
         if "experts" in target.ties:
             return unit.fused
         return unit.name.rpartition("[")[0] if "stacked" in target.ties else ""
@@ -102,6 +108,7 @@ def summary(target: Target, info: ModelInfo, units: Collection[Unit], forms: Seq
     fused = any(unit.fused and unit.kind != "expert" for unit in units)
     told = {
         "fused": "q/k/v and gate/up share one format" if fused else "",
+        "routed": "all experts share one" if routed else "",
         "experts": "all experts of a block share one" if routed else "",
         "stacked": "all experts of a block share one for each of their weights" if routed else "",
     }

@@ -1,9 +1,10 @@
 """torchao configurations by layer name (``FqnToConfig``), as transformers saves and reloads them.
 
 torchao 0.18.0, ``quantization/quant_api.py``: ``IntxWeightOnlyConfig`` (1 to 8 bits by channel or group, with or
-without zero points), ``Int8WeightOnlyConfig``, ``Float8WeightOnlyConfig`` (by tensor or channel), and on a GPU
-``Int4WeightOnlyConfig``, whose tinygemm form has float zero points. ``nn.Linear`` only. A mixed file is saved and
-reloaded exactly (run).
+without zero points), ``Int8WeightOnlyConfig`` and ``Float8WeightOnlyConfig`` (by tensor or channel). ``nn.Linear``
+only. A mixed file is saved and reloaded exactly (run). Float zero points are left out: ``Int4WeightOnlyConfig``, which
+has them, packs for one kind of GPU, and an Intx weight subtracts them in the model's own 16 bits, where those far from
+0 are steps off.
 """
 
 from quant_core.targets.base import Holds, Target, register
@@ -21,7 +22,6 @@ register(
                 (),
                 ("sym", "asym"),
             ),
-            Holds(("int4",), ("group",), (32, 64, 128, 256), ("float",)),
             Holds(("fp8_e4m3", "fp8_e5m2"), ("channel", "tensor")),
         ),
         stays={
