@@ -8,6 +8,7 @@ BIN      := $(VENV)/bin
 PIP      := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint requirements.lock
 RUNTIME  := $(VENV)/.quantlens-runtime
 DEV      := $(VENV)/.quantlens-dev
+LLAMACPP := .venv-llamacpp
 LOCKED   := requirements.txt requirements.lock
 
 .DEFAULT_GOAL := help
@@ -34,10 +35,10 @@ types: $(DEV)  ## static types, strict
 imports: $(DEV)  ## who may import whom
 	@$(BIN)/lint-imports --no-logo
 
-pytest: $(DEV)  ## every test, the browser's included, in two processes of one thread each
+pytest: $(DEV) $(LLAMACPP)/.quantlens  ## every test, the browser's included, in two processes of one thread each
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-unit: $(DEV)  ## the tests that need no browser
+unit: $(DEV) $(LLAMACPP)/.quantlens  ## the tests that need no browser
 	@$(BIN)/python -m pytest --quiet -m "not browser" $(ARGS)
 
 browser: $(DEV)  ## the tests that click through the app in Chromium
@@ -72,7 +73,7 @@ clean:  ## remove caches and build results; results and the environment stay
 	@find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 distclean: clean  ## remove the environment too
-	@rm -rf $(VENV)
+	@rm -rf $(VENV) $(LLAMACPP)
 
 # ------------------------------------------------------------------------------------------------------------
 # The environment. A stamp newer than the requirements means there is nothing to install.
@@ -91,3 +92,10 @@ $(DEV): requirements-dev.txt $(LOCKED) | $(BIN)/python
 	@echo "Installing into $(VENV), tools for the tests included; the first time takes a few minutes."
 	@$(PIP) --requirement requirements-dev.txt
 	@touch $(RUNTIME) $@
+
+# llama.cpp as a wheel, which some platforms lack: the tests that run it are skipped there.
+$(LLAMACPP)/.quantlens: requirements-llamacpp.txt | $(BIN)/python
+	@$(BIN)/python -m venv $(LLAMACPP)
+	@if $(LLAMACPP)/bin/python -m pip --disable-pip-version-check --quiet install --only-binary :all: \
+	    --requirement requirements-llamacpp.txt; then touch $@; \
+	    else echo "No llama.cpp for this platform: what runs in it is not tested." >&2; fi

@@ -3,7 +3,7 @@
 Importing it fills the registry.
 """
 
-from quant_core.export import compressed_tensors
+from quant_core.export import compressed_tensors, gguf
 from quant_core.export.base import EXPORTERS, Exporter
 
-__all__ = ["EXPORTERS", "Exporter", "compressed_tensors"]
+__all__ = ["EXPORTERS", "Exporter", "compressed_tensors", "gguf"]

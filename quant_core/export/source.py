@@ -209,7 +209,7 @@ def _rows(codes: Codes, form: Format, entry: Entry) -> Codes:
     """The codes of some rows of a unit."""
     if (entry.start, entry.stop) == (0, entry.unit.rows):
         return codes
-    if form.spec.granularity not in ("channel", "group"):
+    if form.spec.granularity in ("tensor", "block"):
         raise ExportError(
             f"{entry.unit.name} shares its {form.spec.family} scales across weights that are stored apart.",
             "Choose a scale a channel or a group for it.",

@@ -9,7 +9,7 @@ from quant_core.schema import ORIGINAL, ModelInfo, Problem, Recipe
 from quant_core.targets.base import Target
 from quant_core.targets.rules import check, refusal, shares
 
-EXPORTS = ("compressed-tensors",)
+EXPORTS = ("compressed-tensors", "gguf")
 """Targets that files can be written for (``quant_core.export`` has an exporter of each name; a test compares them)."""
 
 
@@ -27,6 +27,8 @@ def _problems(target: Target, info: ModelInfo, recipe: Recipe) -> Iterator[Probl
     if refused:
         yield Problem(f"{refused[0].upper()}{refused[1:]}.")
         return
+    if target.writes and info.architecture not in target.writes:
+        yield Problem(f"{target.title} files are not written here for {info.architecture}.")
     if recipe.setup.activations:
         yield Problem(
             f"Its activations are rounded ({recipe.setup.activations}), and files hold weights alone."
