@@ -45,7 +45,7 @@ def logprobs(server: xllamacpp.Server, prompt: list[int], token: int, count: int
 
 
 def tokenized(server: xllamacpp.Server, text: str) -> list[int]:
-    body = json.dumps({"content": text, "add_special": False, "parse_special": True}).encode()
+    body = json.dumps({"content": text, "add_special": True, "parse_special": True}).encode()
     request = Request(f"{server.listening_address}/tokenize", body, {"Content-Type": "application/json"})
     with urlopen(request, timeout=60) as answer:
         found: list[int] = json.load(answer)["tokens"]

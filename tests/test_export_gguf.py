@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -232,7 +232,7 @@ def sentencepiece(merges_all: bool = True) -> PreTrainedTokenizerFast:
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
     )
     special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - 8, special_tokens=special, show_progress=False)
     core.train_from_iterator([PROSE.replace("\n", " ")] * 3, trainer)
     data = json.loads(core.to_str())
     vocabulary, made = data["model"]["vocab"], [left + right for left, right in data["model"]["merges"]]
@@ -245,6 +245,7 @@ def sentencepiece(merges_all: bool = True) -> PreTrainedTokenizerFast:
         ]
     data["added_tokens"] = data["added_tokens"][:3]
     core = Tokenizer.from_str(json.dumps(data))
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
@@ -252,11 +253,17 @@ def sentencepiece(merges_all: bool = True) -> PreTrainedTokenizerFast:
 
 def test_sentencepiece_tokenizers_are_written(tmp_path: Path) -> None:
     folder = save("llama", tmp_path / "model")
-    sentencepiece().save_pretrained(folder)
+    tokenizer = sentencepiece()
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    tokenizer.save_pretrained(folder)
     loaded = load(ModelRef(str(folder)))
     written(loaded, mixed(loaded.info, ["q4_0"]), "gguf", tmp_path / "out")
     texts = [PROSE.replace("\n", " "), "the goose, naïve 日本  and\tthe cat"]
-    (answer,) = run({"path": str(tmp_path / "out" / "model.gguf"), "texts": texts})
+    path = tmp_path / "out" / "model.gguf"
+    keys = GgufFile(path).keys
+    assert keys["tokenizer.chat_template"] == tokenizer.chat_template
+    assert keys["tokenizer.ggml.tokens"][-8:] == [f"[unused {index}]" for index in range(376, 384)]
+    (answer,) = run({"path": str(path), "texts": texts})
     assert answer["ids"] == [loaded.tokenizer(text)["input_ids"] for text in texts]
 
 
@@ -321,6 +328,22 @@ def test_experts_stored_as_one_tensor_are_cut_into_gate_and_up(
             assert stored == replace(theirs.tensors[name], start=stored.start)
             if len(stored.shape) == 3:
                 assert torch.equal(ours.matrix(name, 3), theirs.matrix(name, 3))
+
+
+def test_gpt2_as_its_authors_stored_it(plain: dict[str, Case], tmp_path: Path) -> None:
+    """Without a prefix, and with the attention's mask among the weights."""
+    file = save("gpt2", tmp_path / "model") / "model.safetensors"
+    tensors = load_file(plain["gpt2"].path.parents[1] / "model" / "model.safetensors")
+    renamed = {name.removeprefix("transformer."): values for name, values in tensors.items()}
+    masks = {f"h.{block}.attn.bias": torch.ones(1, 1, 256, 256).tril() for block in range(2)}
+    save_file({**renamed, **masks}, file, metadata={"format": "pt"})
+    loaded = load(ModelRef(str(file.parent)))
+    ours = GgufFile(exported(loaded, plain["gpt2"].recipe, tmp_path / "out").path)
+    theirs = GgufFile(plain["gpt2"].path)
+    assert ours.tensors == {
+        name: replace(stored, start=ours.tensors[name].start) for name, stored in theirs.tensors.items()
+    }
+    assert torch.equal(ours.matrix("blk.1.attn_qkv.weight"), theirs.matrix("blk.1.attn_qkv.weight"))
 
 
 def test_a_rewritten_model_is_written_with_a_head_of_its_own(plain: dict[str, Case], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ one tensor is on the disk twice, and one in memory.
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,7 +72,7 @@ class Parts:
             if part.expert is not None:
                 known.experts.add(part.expert)
                 file.seek(part.expert * values.nbytes)
-            values.tofile(file)
+            file.write(values.reshape(-1).data)
 
     def add_plain(self, part: Part, values: Tensor) -> None:
         """Keep values in the dtype they have, or in float32 where llama.cpp wants them so."""
@@ -112,9 +113,13 @@ class Parts:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
+        (out,) = writer.fout or ()
+        writer.write_padding(out, out.tell())
         for name in names:
             path = self._tensors[name].path
-            writer.write_tensor_data(np.memmap(path, np.uint8, "r"))
+            with path.open("rb") as file:
+                shutil.copyfileobj(file, out)
+            writer.write_padding(out, path.stat().st_size)
             path.unlink()
         writer.close()
 
