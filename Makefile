@@ -8,7 +8,7 @@ BIN      := $(VENV)/bin
 PIP      := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint requirements.lock
 RUNTIME  := $(VENV)/.quantlens-runtime
 DEV      := $(VENV)/.quantlens-dev
-MLX      := .venv-mlx
+ENGINES  := .venv-llamacpp .venv-mlx
 LOCKED   := requirements.txt requirements.lock
 
 .DEFAULT_GOAL := help
@@ -35,10 +35,10 @@ types: $(DEV)  ## static types, strict
 imports: $(DEV)  ## who may import whom
 	@$(BIN)/lint-imports --no-logo
 
-pytest: $(DEV)  ## every test, the browser's included, in two processes of one thread each
+pytest: $(DEV) $(ENGINES:=/.quantlens)  ## every test, the browser's included, in two processes of one thread each
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-unit: $(DEV)  ## the tests that need no browser
+unit: $(DEV) $(ENGINES:=/.quantlens)  ## the tests that need no browser
 	@$(BIN)/python -m pytest --quiet -m "not browser" $(ARGS)
 
 browser: $(DEV)  ## the tests that click through the app in Chromium
@@ -76,7 +76,7 @@ clean:  ## remove caches and build results; results and the environment stay
 	@find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 distclean: clean  ## remove the environment too
-	@rm -rf $(VENV) $(MLX)
+	@rm -rf $(VENV) $(ENGINES)
 
 # ------------------------------------------------------------------------------------------------------------
 # The environment. A stamp newer than the requirements means there is nothing to install.
@@ -96,10 +96,10 @@ $(DEV): requirements-dev.txt $(LOCKED) | $(BIN)/python
 	@$(PIP) --requirement requirements-dev.txt
 	@touch $(RUNTIME) $@
 
-# MLX as a wheel, which some platforms lack: the tests that run it are skipped there.
-pytest unit: $(MLX)/.quantlens
-$(MLX)/.quantlens: requirements-mlx.txt | $(BIN)/python
-	@$(BIN)/python -m venv $(MLX)
-	@if $(MLX)/bin/python -m pip --disable-pip-version-check --quiet install --only-binary :all: \
-	    --requirement requirements-mlx.txt; then touch $@; \
-	    else echo "No mlx for this platform: what runs in it is not tested." >&2; fi
+# Engines as wheels in environments of their own; where a platform lacks one, the tests that run it are skipped.
+.venv-%/.quantlens: requirements-%.txt | $(BIN)/python
+	@echo "Installing $* for its tests."
+	@$(BIN)/python -m venv $(@D)
+	@if $(@D)/bin/python -m pip --disable-pip-version-check --quiet install --only-binary :all: \
+	    --requirement $<; then touch $@; \
+	    else echo "No $* for this platform: what runs in it is not tested." >&2; fi

@@ -10,7 +10,7 @@ from quant_core.errors import FormatError
 from quant_core.formats import infos
 from quant_core.models.loading import LoadedModel
 from quant_core.names import parse_format
-from quant_core.recipes import MIXES, gguf_mix, stored_bits
+from quant_core.recipes import MIXES, gguf_mix, stored_bits, tensor_types
 from quant_core.recipes.gguf_mixes import use_more_bits
 from quant_core.schema import ORIGINAL, ModelInfo, Unit
 from tests import made_results
@@ -196,3 +196,28 @@ def test_refusals() -> None:
         gguf_mix(llama(1), "q4_k_xl")
     with pytest.raises(FormatError, match="rules of its own for FalconForCausalLM"):
         gguf_mix(replace(llama(1), architecture="FalconForCausalLM"), "q4_k_m")
+
+
+def test_lines_for_llama_quantize() -> None:
+    info = llama(1, experts=2)
+    chosen = {"embed": "q6_k", "0.q_proj": "q4_k@gptq", "0.down_proj[0]": "mxfp4", "0.down_proj[1]": "mxfp4"}
+    lines = tensor_types(info, chosen)
+    assert lines[:3] == (
+        "--token-embedding-type q6_k",
+        "--output-tensor-type bf16",
+        '--tensor-type "^blk\\.0\\.attn_q\\.weight$=q4_k"',
+    )
+    assert '--tensor-type "^blk\\.0\\.ffn_gate_exps\\.weight$=bf16"' in lines
+    assert lines[-1] == '--tensor-type "^blk\\.0\\.ffn_down_exps\\.weight$=mxfp4"'
+    assert len(lines) == len(set(lines)) == 2 + 4 + 3
+    tied = tensor_types(llama(1, tied=True), {"embed": "q8_0"})
+    assert {"--token-embedding-type q8_0", "--output-tensor-type q8_0"} < set(tied)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "reason"),
+    [({"0.q_proj": "int4/g32/sym"}, "no type int4"), ({"0.down_proj[0]": "q4_k"}, "experts of 0.down_proj")],
+)
+def test_what_llama_quantize_cannot_be_told(chosen: dict[str, str], reason: str) -> None:
+    with pytest.raises(FormatError, match=reason):
+        tensor_types(llama(1, experts=2), chosen)

@@ -14,10 +14,12 @@ from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
     LlamaConfig,
+    MistralConfig,
     MixtralConfig,
     OPTConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
 )
 
 from quant_core.models.loading import LoadedModel, load
@@ -33,6 +35,14 @@ _ROPE: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
+}
+_YARN: dict[str, Any] = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0}
+_LLAMA3: dict[str, Any] = {
+    "rope_type": "llama3",
+    "rope_theta": 100.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
 }
 CONFIGS = {
     "llama": lambda: LlamaConfig(**_ROPE, tie_word_embeddings=True),
@@ -50,6 +60,19 @@ CONFIGS = {
         word_embed_proj_dim=64,
     ),
 }
+MORE = {
+    "qwen3": lambda: Qwen3Config(**_ROPE, head_dim=32, tie_word_embeddings=True),
+    "mistral": lambda: MistralConfig(
+        **_ROPE, sliding_window=None, rope_parameters={**_YARN, "original_max_position_embeddings": 8}
+    ),
+    "llama-wide": lambda: LlamaConfig(
+        **{**_ROPE, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1},
+        rope_parameters={**_LLAMA3, "original_max_position_embeddings": 16},
+        attention_bias=True,
+        mlp_bias=True,
+    ),
+}
+"""Models for single tests: rows of 256, rotary embeddings that are stretched."""
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -76,7 +99,7 @@ By noon the wind turned; by evening the goose had taken the wheel, and things we
 def save(kind: str, folder: Path, seed: int = 0) -> Path:
     """Write a random model of one of the architectures to ``folder``, weights large enough to matter."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[kind]())
+    model = AutoModelForCausalLM.from_config((CONFIGS | MORE)[kind]())
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

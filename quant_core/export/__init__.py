@@ -3,7 +3,17 @@
 Importing it fills the registry.
 """
 
-from quant_core.export import awq, bitsandbytes, compressed_tensors, gptq, mlx, torchao
+from quant_core.export import awq, bitsandbytes, compressed_tensors, gguf, gptq, mlx, torchao
 from quant_core.export.base import EXPORTERS, Exporter
 
-__all__ = ["EXPORTERS", "Exporter", "awq", "bitsandbytes", "compressed_tensors", "gptq", "mlx", "torchao"]
+__all__ = [
+    "EXPORTERS",
+    "Exporter",
+    "awq",
+    "bitsandbytes",
+    "compressed_tensors",
+    "gguf",
+    "gptq",
+    "mlx",
+    "torchao",
+]

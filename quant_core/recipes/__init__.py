@@ -1,6 +1,7 @@
 """Recipes as data: made from a solution, written as JSON or YAML, read back with every doubt spelled out."""
 
 from quant_core.recipes.files import from_text, to_text
+from quant_core.recipes.gguf_lines import tensor_names, tensor_types
 from quant_core.recipes.gguf_mixes import MIXES, gguf_mix, stored_bits
 from quant_core.recipes.make import library_versions, make_recipe, public_name
 from quant_core.recipes.parameters import format_parameters
@@ -16,6 +17,8 @@ __all__ = [
     "make_recipe",
     "public_name",
     "stored_bits",
+    "tensor_names",
+    "tensor_types",
     "to_text",
     "uniform",
 ]

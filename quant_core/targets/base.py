@@ -59,6 +59,8 @@ class Target:
     """Why weights of a kind cannot stay as they are where others are quantized."""
     refuses: Mapping[str, str] = field(default_factory=dict)
     """Why an architecture (``OPTForCausalLM``) does not run there."""
+    writes: tuple[str, ...] = ()
+    """Architectures that its files can be written for; ``()`` for all."""
     whole_groups: bool = True
     """Whether groups have to divide the row; none of those here pads."""
     one_format: bool = False

@@ -10,7 +10,7 @@ from quant_core.schema import ORIGINAL, FamilyInfo, ModelInfo, Problem, Recipe, 
 from quant_core.targets.base import Holds, Target
 from quant_core.targets.rules import check, held, refusal, shares
 
-EXPORTS = ("awq", "bitsandbytes", "compressed-tensors", "gptq", "mlx", "torchao")
+EXPORTS = ("awq", "bitsandbytes", "compressed-tensors", "gguf", "gptq", "mlx", "torchao")
 """Targets that files can be written for (``quant_core.export`` has an exporter of each name; a test compares them)."""
 
 
@@ -28,6 +28,8 @@ def _problems(target: Target, info: ModelInfo, recipe: Recipe) -> Iterator[Probl
     if refused:
         yield Problem(f"{refused[0].upper()}{refused[1:]}.")
         return
+    if target.writes and info.architecture not in target.writes:
+        yield Problem(f"{target.title} files are not written here for {info.architecture}.")
     if recipe.setup.activations:
         yield Problem(
             f"Its activations are rounded ({recipe.setup.activations}), and files hold weights alone."

@@ -23,6 +23,14 @@ register(
             Holds(("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4"), multiple=32),
         ),
         ties=("stacked",),
+        writes=(
+            "LlamaForCausalLM",
+            "MistralForCausalLM",
+            "MixtralForCausalLM",
+            "Qwen2ForCausalLM",
+            "Qwen3ForCausalLM",
+            "GPT2LMHeadModel",
+        ),
         refuses={"OPTForCausalLM": "llama.cpp does not run OPT"},
     )
 )
