@@ -96,10 +96,12 @@ $(DEV): requirements-dev.txt $(LOCKED) | $(BIN)/python
 	@$(PIP) --requirement requirements-dev.txt
 	@touch $(RUNTIME) $@
 
-# Engines as wheels in environments of their own; where a platform lacks one, the tests that run it are skipped.
+# Engines as wheels in environments of their own, which see the packages of the main one; where a platform lacks one,
+# the tests that run it are skipped.
 .venv-%/.quantlens: requirements-%.txt | $(BIN)/python
 	@echo "Installing $* for its tests."
 	@$(BIN)/python -m venv $(@D)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(@D)/lib/python*/site-packages)/main.pth
 	@if $(@D)/bin/python -m pip --disable-pip-version-check --quiet install --only-binary :all: \
 	    --requirement $<; then touch $@; \
 	    else echo "No $* for this platform: what runs in it is not tested." >&2; fi

@@ -113,7 +113,8 @@ class Parts:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        (out,) = writer.fout or ()
+        assert writer.fout is not None
+        out = writer.fout[0]
         writer.write_padding(out, out.tell())
         for name in names:
             path = self._tensors[name].path
