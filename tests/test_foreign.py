@@ -24,6 +24,7 @@ FORMS = {
     "autoround": ("int4/g64/sym", "int2/channel/asym"),
     "modelopt": ("int4/g64/sym", "fp8_e4m3/channel"),
     "quanto": ("fp8_e4m3/channel", "int8/channel/sym"),
+    "llama-quantize": ("q4_k", "q6_k"),
     "hqq": ("int3/g64/float",),
     "neural-compressor": ("int4/g64/sym", "int8/channel/asym"),
 }
@@ -105,6 +106,12 @@ def test_quanto_is_told_types() -> None:
     data = json.loads(told("quanto"))
     assert data[FIRST] == {"weights": "qfloat8_e4m3fn", "activations": "none"}
     assert data[LAST] == {"weights": "qint8", "activations": "none"}
+
+
+def test_llama_quantize_is_told_a_line_a_tensor() -> None:
+    lines = told("llama-quantize").splitlines()
+    assert '--tensor-type "^blk\\.0\\.attn_q\\.weight$=q4_k"' in lines
+    assert '--tensor-type "^blk\\.1\\.ffn_down\\.weight$=q6_k"' in lines
 
 
 def test_hqq_is_told_by_role_and_refuses_blocks_that_differ() -> None:

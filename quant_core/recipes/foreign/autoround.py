@@ -6,11 +6,11 @@ auto-round 0.16, ``compressors/layer_config_resolver.py``: settings by module na
 from __future__ import annotations
 
 from quant_core.recipes.foreign._common import as_json, bits, group
-from quant_core.recipes.foreign.base import ROWS_ONLY, Dialect, Layers, register
+from quant_core.recipes.foreign.base import ROWS_ONLY, LayerDialect, Layers, register
 from quant_core.targets import Holds, Target
 
 
-class AutoRound(Dialect):
+class AutoRound(LayerDialect):
     """``AutoRound(model, scheme, layer_config=json.load(file))``."""
 
     file = "autoround-layer-config.json"

@@ -57,6 +57,14 @@ class Dialect(ABC):
             found.append(Problem("It quantizes nothing."))
         return tuple(found)
 
+    @abstractmethod
+    def text(self, info: ModelInfo, recipe: Recipe) -> str:
+        """The file's text, for a recipe without ``problems``."""
+
+
+class LayerDialect(Dialect):
+    """A tool that knows layers by module name."""
+
     def text(self, info: ModelInfo, recipe: Recipe) -> str:
         """The file's text, for a recipe without ``problems``."""
         kinds = {unit.name: unit.kind for unit in info.units}

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import defaultdict
 
 from quant_core.recipes.foreign._common import as_json, bits
-from quant_core.recipes.foreign.base import ROWS_ONLY, Dialect, Layers, register
+from quant_core.recipes.foreign.base import ROWS_ONLY, LayerDialect, Layers, register
 from quant_core.schema import ModelInfo, Problem, Recipe
 from quant_core.targets import Holds, Target
 
 
-class Hqq(Dialect):
+class Hqq(LayerDialect):
     """``AutoHQQHFModel.quantize_model(model, quant_config=json.load(file))``."""
 
     file = "hqq.json"

@@ -12,14 +12,14 @@ from typing import Any
 import yaml
 
 from quant_core.recipes.foreign._common import bits
-from quant_core.recipes.foreign.base import ROWS_ONLY, Dialect, Layers, register
+from quant_core.recipes.foreign.base import ROWS_ONLY, LayerDialect, Layers, register
 from quant_core.schema import FormatSpec, replace
 from quant_core.targets import Holds, Target
 
 _INTEGERS = tuple(f"int{width}" for width in range(2, 9))
 
 
-class LlmCompressor(Dialect):
+class LlmCompressor(LayerDialect):
     """One modifier a way of rounding, one group a format."""
 
     file = "llm-compressor.yaml"

@@ -13,12 +13,12 @@ from typing import Any
 import yaml
 
 from quant_core.recipes.foreign._common import bits
-from quant_core.recipes.foreign.base import ROWS_ONLY, Dialect, Layers, register
+from quant_core.recipes.foreign.base import ROWS_ONLY, LayerDialect, Layers, register
 from quant_core.schema import FormatSpec
 from quant_core.targets import Holds, Target
 
 
-class ModelOpt(Dialect):
+class ModelOpt(LayerDialect):
     """``mtq.quantize(model, yaml.safe_load(file), forward_loop)``."""
 
     file = "modelopt.yaml"

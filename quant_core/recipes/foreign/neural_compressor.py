@@ -10,12 +10,12 @@ import re
 from typing import Any
 
 from quant_core.recipes.foreign._common import as_json, bits, group
-from quant_core.recipes.foreign.base import ROWS_ONLY, Dialect, Layers, register
+from quant_core.recipes.foreign.base import ROWS_ONLY, LayerDialect, Layers, register
 from quant_core.schema import FormatSpec
 from quant_core.targets import Holds, Target
 
 
-class NeuralCompressor(Dialect):
+class NeuralCompressor(LayerDialect):
     """``RTNConfig.from_dict(json.load(file))``."""
 
     file = "neural-compressor.json"

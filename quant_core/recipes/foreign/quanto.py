@@ -7,7 +7,7 @@ groups of 128, or the largest multiple of 32 below that divides the row; 8 bits 
 from __future__ import annotations
 
 from quant_core.recipes.foreign._common import as_json
-from quant_core.recipes.foreign.base import ROWS_ONLY, Dialect, Layers, register
+from quant_core.recipes.foreign.base import ROWS_ONLY, LayerDialect, Layers, register
 from quant_core.targets import Holds, Target
 
 _TYPES = {
@@ -15,7 +15,7 @@ _TYPES = {
 }  # fmt: skip
 
 
-class Quanto(Dialect):
+class Quanto(LayerDialect):
     """As ``quantization_map(model)`` gives it and ``requantize`` takes it."""
 
     file = "quanto-map.json"
