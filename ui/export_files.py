@@ -159,7 +159,7 @@ def _written(done: Exported) -> None:
             Figure("On disk", words.size(done.size), "All files of the folder: weights, configuration, tokenizer. "
                    "1 MB = 10⁶ bytes.", f"{len(done.files)} files"),
             Figure("Read back", f"{done.weights:,} weights", "Quantized matrices that were read from the files again, "
-                   "by code that shares nothing with what packed them.",
+                   "by code apart from what packed them.",
                    "every value as simulated" if same else f"{done.exact:,} exactly as simulated"),
             Figure("Largest error", "0" if same else words.significant(done.error, 2),
                    "Of a matrix as it is read, against the one that was simulated: the norm of the difference over the "

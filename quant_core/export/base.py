@@ -2,8 +2,8 @@
 
 ``check`` says what is in the way before anything is written (it reads ``quant_core.targets`` alone, so that pages ask
 it too), ``write`` streams the tensors of a ``Source`` into a folder, and ``read_back`` gives every quantized matrix as
-its runtime would compute it, by a reader that shares no code with the writer's packing. What was written is compared
-with what was simulated before the folder gets its name.
+its runtime would compute it, by code apart from what packs. What was written is compared with what was simulated before
+the folder gets its name.
 """
 
 from __future__ import annotations
