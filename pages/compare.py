@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from ui import compare_choices, compare_page, compare_speed, setup
+from ui import compare_choices, compare_other, compare_page, compare_speed, setup
 from ui.compare_variants import sections
 from ui.entry import ensure_entry, link
-from ui.widgets import empty_state, model_header
+from ui.widgets import model_header
 
 ensure_entry("compare")
 info = model_header("Compare", "Read and measure what the recipe does to the model's text.")
@@ -14,12 +14,8 @@ recipe = compare_page.recipe_or_hint(info)
 
 section = sections()
 if section == "texts":
-    if recipe is None:
-        empty_state(
-            "There is no recipe yet. The original can write, and so can a recipe that needs no scores (Another).",
-            "recipe",
-            "Make a recipe",
-        )
+    if recipe is None and not compare_other.OTHER.get():
+        compare_other.without_recipe()
     compare_page.settings(info, recipe)
     compare_page.texts(info, recipe)
 elif section == "vote":

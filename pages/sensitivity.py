@@ -14,7 +14,10 @@ table, tables = score_form.run_or_show(info, request, live=True)
 
 if table is not None:
     unit = score_view.open_layer(info, table)
+    answer = st.container()
     form, score = score_view.controls(table)
+    with answer:
+        score_charts.answer(info, table, score)
     score_view.summary(info, table, form, score)
     st.segmented_control(
         "View",

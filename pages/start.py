@@ -9,7 +9,7 @@ from ui.widgets import page_title
 
 ensure_entry("start")
 page_title(
-    "Start", "Open a language model, or go on with one; then one button finds and proves its best recipe."
+    "Start", "Open a language model, or go on with one, and choose how many bits each of its layers keeps."
 )
 info = at_hand()
 if info is None:

@@ -73,7 +73,7 @@ def test_the_winner_is_shown_and_can_be_taken(home: Path, info: ModelInfo, asked
     _prove(home, request, best)
     app.run()
     assert "Measured best: " in texts(app)
-    assert "2 is tied with the winner" in texts(app)
+    assert "Place 2 is tied with the winner" in texts(app)
     frame = app.dataframe[0].value
     assert frame["Place"].tolist()[:3] == ["1", "2 (tied)", "3"]
     assert frame["Measured KL"][0] == "0.0600 ± 0.020"

@@ -349,6 +349,9 @@ def test_it_lands_on_the_proved_recipe(
 
     monkeypatch.setattr(proof_panel, "_request", keeping)
     app.run()
+    assert app.title[0].value == "Start", "not in the run in which the job ended"
+    assert "It opens by itself in a moment." in texts(app)
+    press(app, "Open the proved recipe")
     assert app.title[0].value == "Recipe"
     assert dict(draft(app).assignment) == dict(found.recipes[2].assignment)
     assert draft(app).budget == request.budget
@@ -364,7 +367,8 @@ def test_one_that_is_done_is_told_and_opens_by_a_press(
     keep(home, asked[-1].sweep, table)
     app.run()
     assert "measured KL 0.0600 ± " in texts(app)
-    assert app.title[0].value == "Start", "nobody waited for it"
+    assert app.title[0].value == "Start"
+    assert "It opens by itself" not in texts(app), "nobody waited for it"
     press(app, "Open the proved recipe")
     assert app.title[0].value == "Recipe"
 

@@ -76,7 +76,7 @@ def test_the_verdict_names_the_tied() -> None:
         return [row if not place else [row[0] - 0.5, row[1] + 0.5] for place, row in enumerate(rows(*behind))]
 
     assert verdict(ranking(rows(0.5))) == "The winner is ahead of all others by more than the uncertainty."
-    assert verdict(ranking(noisy(0.1))).startswith("2 is tied with the winner")
-    assert verdict(ranking(noisy(0.1, 0.2, 0.3))).startswith("2, 3 and 4 are tied with the winner")
+    assert verdict(ranking(noisy(0.1))).startswith("Place 2 is tied with the winner")
+    assert verdict(ranking(noisy(0.1, 0.2, 0.3))).startswith("Places 2, 3 and 4 are tied with the winner")
     assert verdict(ranking(rows())) == ""
     assert ranking([[0.5]])[0].stderr == 0.0

@@ -60,6 +60,15 @@ def test_the_sentence_names_the_layers_and_the_reason() -> None:
     assert plots.needs_text(plots.needs(SMALL, TABLE, 0.5, "measured")) == ""
 
 
+def test_the_hungriest_layer_is_named_where_none_needs_many_bits() -> None:
+    found = plots.bits_to_reach(SMALL, TABLE, 0.4)
+    assert plots.hungriest_text(SMALL, found) == "The most, 4.00 bits, needs v_proj in block 0."
+    assert plots.hungriest_text(SMALL, plots.bits_to_reach(SMALL, TABLE, 0.001)) == "", (
+        "others need 8 or more"
+    )
+    assert plots.hungriest_text(SMALL, plots.bits_to_reach(SMALL, TABLE, 1.0)) == "", "all need 2"
+
+
 def test_a_layer_whose_interval_spans_the_limit_is_counted_as_open() -> None:
     table = scored((0.02, 0.003, 0.00105, 0.0001), (0.9, 0.8, 0.7, 0.0001), errors=0.0001)
     found = plots.needs(SMALL, table, 0.001)

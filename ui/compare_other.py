@@ -9,12 +9,17 @@ import streamlit as st
 from quant_core.errors import QuantError
 from quant_core.schema import Calibration, ModelInfo, Setup, replace
 from ui import scores, state, words
+from ui.entry import link
 from ui.format_names import format_name
 from ui.jobs import guarded, workspace
 
 OTHER = state.text_param("other", "the other variant", pattern=r"[\w/.@:=+-]{0,160}")
 """``int4/g64/asym`` for all layers, ``mix:q4_k_m``, ``recipe:`` and an id, or empty for none."""
 MIX = "q4_k_m"
+LABEL = "Compare with"
+"""The label of the choice; hints name it."""
+FEW = "int2/g64/asym"
+"""What shows best what few bits do."""
 
 
 class Other(NamedTuple):
@@ -37,7 +42,7 @@ def picker(info: ModelInfo) -> None:
     if OTHER.get() not in options and chosen(info) is not None:
         options.append(OTHER.get())
     st.selectbox(
-        "Another", **OTHER.choice(options), format_func=lambda name: saved.get(name) or _title(name), width=336,
+        LABEL, **OTHER.choice(options), format_func=lambda name: saved.get(name) or _title(name), width=336,
         help="What else writes, beside the original and the recipe. A format is given to every linear layer of the "
         "blocks, and so is llama.cpp's mix, with nothing else done to the model; a saved recipe brings its rewrites "
         "and its rounding of activations and KV cache. Methods learn from the bundled text.",
@@ -47,6 +52,18 @@ def picker(info: ModelInfo) -> None:
 def chosen(info: ModelInfo) -> Other | None:
     """The third variant; None if there is none, or after a sentence that says why it cannot be had."""
     return guarded(lambda: _resolved(info, OTHER.get())) if OTHER.get() else None
+
+
+def without_recipe() -> None:
+    """What stands in a recipe's place as long as there is none: a format at work in one press, or the way to one."""
+    with st.container(border=True):
+        st.markdown(
+            "There is no recipe yet. To read what few bits do, let every layer take 2 bits, or choose what else writes "
+            f"beside the original under **{LABEL}**."
+        )
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.button("Take 2 bits for every layer", key="compare:few", on_click=OTHER.set, args=(FEW,))
+            link("recipe", "Make a recipe")
 
 
 def title() -> str:

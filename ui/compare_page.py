@@ -201,7 +201,7 @@ def _titles(
         )
     if request.other is not None:
         same = (request.other, request.other_setup) == (now.other, now.other_setup)
-        titles["other"] = compare_other.title() if same else "Another of before"
+        titles["other"] = compare_other.title() if same else "The other of before"
     return titles
 
 

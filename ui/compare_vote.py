@@ -57,7 +57,7 @@ def _missing(side: Side) -> None:
     if side == "recipe":
         empty_state("There is no recipe yet to vote on.", "recipe", "Make a recipe")
     else:
-        st.caption(":material/info: Choose what else writes under Another.")
+        st.caption(f":material/info: Choose what else writes under {compare_other.LABEL}.")
 
 
 def _begin(

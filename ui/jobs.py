@@ -207,9 +207,12 @@ def wait_a_moment(jobs: Sequence[Job]) -> list[Job]:
     return now
 
 
-def start_button(request: Request, label: str) -> None:
+def start_button(request: Request, label: str, primary: bool = True) -> None:
     """A button that starts the work."""
-    st.button(label, type="primary", key=f"start:{request_key(request)}", on_click=_start, args=(request,))
+    st.button(
+        label, type="primary" if primary else "secondary", key=f"start:{request_key(request)}", on_click=_start,
+        args=(request,),
+    )  # fmt: skip
 
 
 def _status(job: Job) -> None:

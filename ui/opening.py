@@ -7,7 +7,7 @@ import streamlit as st
 from quant_core.errors import QuantError
 from quant_core.schema import ModelRef
 from ui import state
-from ui.jobs import request_result, show_error, workspace
+from ui.jobs import latest, request_result, show_error, workspace
 
 _WANTED = "picker:wanted"
 
@@ -64,4 +64,11 @@ def opening() -> None:
         del st.session_state[_WANTED]
         state.open_model(request.model)
         st.rerun()
-    st.button("Never mind", type="tertiary", key="picker:forget", on_click=want, args=(None,))
+    job = latest(request)
+    if job is None or not job.active:  # while it runs, Cancel stands beside its progress
+        st.button("Never mind", type="tertiary", key="picker:forget", on_click=want, args=(None,))
+
+
+def wanted() -> bool:
+    """Whether a model is being opened, or was not to be opened."""
+    return st.session_state.get(_WANTED) is not None

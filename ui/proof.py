@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 import streamlit as st
 
-from quant_core.allocation.proof import Place, ranking, verdict
+from quant_core.allocation.proof import CLEAR, Place, ranking, verdict
 from quant_core.contrast import main_score
 from quant_core.errors import QuantError
 from quant_core.plots.pareto import Mark
@@ -31,6 +31,8 @@ class Finalist(NamedTuple):
 
     solution: Solution
     name: str
+    uniform: bool = False
+    """Whether it is one format for every layer."""
 
 
 def panel(info: ModelInfo, table: ScoreTable, draft: drafts.Draft) -> list[Mark]:
@@ -41,7 +43,7 @@ def panel(info: ModelInfo, table: ScoreTable, draft: drafts.Draft) -> list[Mark]
     box = st.expander(
         "Prove it: measure the finalists side by side",
         icon=":material/trophy:",
-        expanded=any(job.kind in ("prove", "recommend") for job in workspace().jobs(50)),
+        expanded=_begun(),
         key=_PANEL,
         on_change="rerun",
     )
@@ -59,6 +61,52 @@ def panel(info: ModelInfo, table: ScoreTable, draft: drafts.Draft) -> list[Mark]
         _take(info, table, draft, found[places[0].recipe].solution)
         notes(proof.notes, "proof")
     return [_mark(found[place.recipe], index, place) for index, place in enumerate(places)]
+
+
+def _begun() -> bool:
+    """Whether anybody has measured several recipes."""
+    return any(job.kind in ("prove", "recommend") for job in workspace().jobs(50))
+
+
+class Standing(NamedTuple):
+    """How the recipe on the page did among the finalists."""
+
+    kl: float
+    """Measured, in nats a token."""
+    stderr: float
+    """Over sequences."""
+    measured_on: str
+    sentence: str
+    """Its place, and what one format for all layers measures."""
+
+
+def standing(info: ModelInfo, table: ScoreTable, draft: drafts.Draft) -> Standing | None:
+    """How the recipe on the page did among the finalists, if they were measured."""
+    if not _begun():
+        return None
+    found = finalists(info, table, draft)
+    proof = workspace().result(_request(info, found))
+    if proof is None:
+        return None
+    places = ranking(proof.kl)
+    own = next(
+        index for index, place in enumerate(places)
+        if dict(found[place.recipe].solution.assignment) == dict(draft.assignment)
+    )  # fmt: skip
+    place = places[own]
+    name = "**The measured best" if own == 0 else f"**Place {own + 1}"
+    tie = ", tied with the best" if own and place.tied else ""
+    others = [
+        f" {found[other.recipe].name}, {words.size(found[other.recipe].solution.total_bytes)}, measures "
+        f"{words.significant(other.kl)}."
+        for other in places
+        if found[other.recipe].uniform and other is not place
+    ]
+    return Standing(
+        place.kl, place.stderr, f"{proof.tokens:,} tokens of {proof.text_label}",
+        f"{name} of {len(places)} recipes{tie}**: {words.significant(place.kl)} ± "
+        f"{words.significant(CLEAR * place.stderr, 2)} nats/token.{''.join(others)}",
+    )  # fmt: skip
 
 
 def _mark(finalist: Finalist, index: int, place: Place) -> Mark:
@@ -88,7 +136,9 @@ def _predicted(key: str, _info: ModelInfo, _table: ScoreTable, _draft: drafts.Dr
         found = workspace().contenders(_info, _table, *asked)
     except QuantError:  # the budget asks for the impossible: the page says so
         return {}
-    return {key: Finalist(one.solution, called(one.place, one.form)) for key, one in found.items()}
+    return {
+        key: Finalist(one.solution, called(one.place, one.form), bool(one.form)) for key, one in found.items()
+    }
 
 
 def called(place: int, form: str) -> str:

@@ -24,9 +24,11 @@ from quant_core.schema import (
 )
 from ui import recipe_draft as drafts
 from ui import recipe_references, recipe_terms, terms, theme, words
+from ui.entry import link
 from ui.format_names import format_name, short_names
 from ui.jobs import workspace
 from ui.live_slider import live_slider
+from ui.proof import Standing
 from ui.scores import table_key
 from ui.widgets import Figure, figures, say
 
@@ -197,8 +199,9 @@ def verdict(
     measured: Evaluation | None,
     draft: drafts.Draft,
     calibrated: Figure | None = None,
+    place: Standing | None = None,
 ) -> None:
-    """What the recipe costs and does, and one sentence on what mixing formats bought.
+    """What the recipe costs and does, and one sentence on what mixing formats bought, or on its place if measured.
 
     ``calibrated`` stands in the place of the sum of scores, if there is one.
     """
@@ -221,10 +224,18 @@ def verdict(
                    f"{measured.tokens:,} tokens of {measured.text_label}, which is apart from the calibration text.",
                    f"± {words.significant(1.96 * measured.kl_stderr, 2)} (95 %)")
         )  # fmt: skip
+    elif place is not None:
+        items.append(
+            Figure("Measured KL", f"{words.significant(place.kl)} nats", f"Mean over {place.measured_on}, which is "
+                   "apart from the calibration text.", f"± {words.significant(1.96 * place.stderr, 2)} (95 %)")
+        )  # fmt: skip
     figures([*items, *recipe_terms.usage_figures(info, table, solution.assignment)])
     if unused := recipe_terms.headroom(info, table, draft, solution):
         st.caption(f":material/straighten: {unused}")
-    if draft.edited:
+    if place is not None:
+        st.markdown(f":material/trophy: {place.sentence}")
+        link("compare", "Read its text")
+    elif draft.edited:
         st.caption(
             ":material/edit: Edited by hand, or the measured best: this is not the solver's answer to the budget."
         )

@@ -77,9 +77,10 @@ def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: reci
     solution = drafts.priced(info, table, draft)
     measured = drafts.measured(info, draft.assignment)
     predicted = calibrate.figure(info, table, solution)
-    recipe_budget.verdict(info, table, solution, marks, measured, draft, predicted)
+    place = proof.standing(info, table, draft)
+    recipe_budget.verdict(info, table, solution, marks, measured, draft, predicted, place)
     drafts.keep_current(info, table)
-    _actions(info, table, draft, measured)
+    _actions(info, table, draft, measured, place is not None)
     calibrate.progress(info, table)
     _measure(info, draft, solution, measured, main_score(table))
     proved = proof.panel(info, table, draft)
@@ -113,7 +114,10 @@ def _foreign(info: ModelInfo, table: ScoreTable, error: QuantError) -> None:
     st.button("Start anew from the budget", on_click=drafts.RECIPE_ID.set, args=("",))
 
 
-def _actions(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, measured: Evaluation | None) -> None:
+def _actions(
+    info: ModelInfo, table: ScoreTable, draft: drafts.Draft, measured: Evaluation | None, proved: bool
+) -> None:
+    """What can be done with the recipe; one that was measured among the finalists lacks no more than perplexity."""
     request = drafts.measure_request(info, draft.assignment)
     with st.container(horizontal=True, gap="small"):
         st.button(
@@ -131,7 +135,7 @@ def _actions(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, measured: 
             )  # fmt: skip
         keep_and_load(info, table)
         if measured is None and latest(request) is None:
-            start_button(request, "Measure it")
+            start_button(request, "Measure perplexity too" if proved else "Measure it", primary=not proved)
         calibrate.button(info, table)
 
 

@@ -22,7 +22,7 @@ from quant_core.schema import (
 from quant_core.targets.hardware import machines
 from ui import entry, proof, scores, state, words
 from ui import recipe_draft as drafts
-from ui.jobs import latest, request_result, workspace
+from ui.jobs import in_fragment, latest, request_result, workspace
 
 GOALS = {"size": "A size", "machine": "This machine", "hardware": "Another machine"}
 GOAL = state.choice_param("for", "what to recommend for", tuple(GOALS))
@@ -39,6 +39,8 @@ PROPOSED = "int4/g64/asym"
 SHARE = 0.9
 """Share of a machine's memory that is planned with; the rest is the runtime's own. vLLM's default too."""
 _LANDING = "recommend:landing"
+_MOMENT = 1.0
+"""Seconds between the end of the job and the page that it leads to."""
 
 
 def panel(info: ModelInfo) -> None:
@@ -58,9 +60,7 @@ def panel(info: ModelInfo) -> None:
             st.session_state[_LANDING] = job.key
         found = request_result(request, start="Recommend a recipe", why=_plan(request))
         if found is not None:
-            land = job is not None and st.session_state.get(_LANDING) == job.key
-            st.session_state.pop(_LANDING, None)
-            _finished(info, request, found, land)
+            _finished(info, request, found, job is not None and st.session_state.get(_LANDING) == job.key)
 
 
 def _asked(info: ModelInfo) -> tuple[Budget, Terms] | None:
@@ -176,7 +176,7 @@ def _plan(request: RecommendRequest) -> str:
 
 
 def _finished(info: ModelInfo, request: RecommendRequest, found: Recommendation, land: bool) -> None:
-    """Who won and the way to it; ``land`` goes there at once."""
+    """Who won and the way to it; ``land`` goes there by itself."""
     places = ranking(found.proof.kl)
     best = places[0].recipe
     solution = found.recipes[best]
@@ -191,13 +191,24 @@ def _finished(info: ModelInfo, request: RecommendRequest, found: Recommendation,
     if workspace().result(request.sweep) is None:
         st.caption("Its scores were removed since; the recipe opens once they are there again.")
         request_result(request.sweep, start="Score the layers again")
-    elif (
-        st.button(
-            "Open the proved recipe", type="primary", icon=":material/arrow_forward:", key="recommend:open"
-        )
-        or land
+    elif st.button(
+        "Open the proved recipe", type="primary", icon=":material/arrow_forward:", key="recommend:open"
     ):
         _open(info, request, solution)
+    elif land:
+        _land(info, request, solution)
+
+
+@st.fragment(run_every=_MOMENT)
+def _land(info: ModelInfo, request: RecommendRequest, solution: Solution) -> None:
+    """Open the recipe a moment later.
+
+    Not in the very run in which the job ended: the browser may have asked the progress to be drawn again just then, and
+    an answer to that for this page, once the next is there, makes it empty the next.
+    """
+    if in_fragment():
+        _open(info, request, solution)
+    st.caption("It opens by itself in a moment.")
 
 
 def _open(info: ModelInfo, request: RecommendRequest, solution: Solution) -> None:
@@ -209,6 +220,7 @@ def _open(info: ModelInfo, request: RecommendRequest, solution: Solution) -> Non
         info, table, solution, request.budget, setup=Setup(), terms=request.terms
     )
     drafts.adopt(info, recipe)
+    st.session_state.pop(_LANDING, None)
     scores.SWEEP.set(scores.table_id(table))
     scores.ADDED.set(())
     proof.TOKENS.set(request.held_out_tokens)

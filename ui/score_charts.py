@@ -88,6 +88,29 @@ def _marked(info: ModelInfo, table: ScoreTable, data: plots.Fold) -> tuple[str, 
     return data.drawn([state.UNIT.get()])
 
 
+def answer(info: ModelInfo, table: ScoreTable, score: ScoreName) -> None:
+    """Which layers need many bits, in words, and the way to the map of them."""
+    if score not in ("fisher", "measured"):
+        return
+    errors, limit = plots.INTERVAL if CAREFUL.get() == "yes" else 0.0, REACH.get()
+    found = plots.bits_to_reach(info, table, limit, score, errors)
+    sentence = plots.needs_text(plots.needs(info, table, limit, score, errors))
+    with st.container(horizontal=True, vertical_alignment="center", key="answer"):
+        st.markdown(
+            f"{sentence} {plots.hungriest_text(info, found)}".strip(), width="stretch",
+            help="What one layer may cost alone, in KL divergence from the original's predictions; what all cost is "
+            "about the sum. 0.01 nats/token raise the perplexity on the model's own text by 1 %. The limit stands "
+            "beside the map of bits.",
+        )  # fmt: skip
+        if VIEW.get() != "map" or SHOW.get() != "bits":
+            st.button("Show the bits of every layer", key="scores:show-bits", on_click=_show_bits)
+
+
+def _show_bits() -> None:
+    VIEW.set("map")
+    SHOW.set("bits")
+
+
 def places() -> tuple[DeltaGenerator, DeltaGenerator]:
     """Where the view and the layer stand: side by side, but a table takes the whole width."""
     if VIEW.get() == "table":
@@ -149,7 +172,6 @@ def _bits_map(info: ModelInfo, table: ScoreTable, data: plots.Fold, score: Score
     )  # fmt: skip
     errors = plots.INTERVAL if CAREFUL.get() == "yes" else 0.0
     sentence = plots.needs_text(plots.needs(info, table, REACH.get(), score, errors))
-    st.markdown(sentence)
     found = plots.bits_to_reach(info, table, REACH.get(), score, errors)
     cells = plots.reach_map(data, found, {unit.name: unit.parameters for unit in info.units})
     titles = short_names(tuple(cells.forms)) | {ORIGINAL: "keep original"}

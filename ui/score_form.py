@@ -30,8 +30,7 @@ _KEY = "sweep:key"
 
 def settings(info: ModelInfo) -> SensitivityRequest | None:
     """The form of a sweep; None, with a sentence, as long as it is not complete."""
-    done = bool(_tables(info))
-    with st.expander("Settings of the sweep", expanded=not done, icon=":material/tune:"):
+    with st.expander("Settings: formats, rounding, text", icon=":material/tune:"):
         names = formats_picker(scores.FORMATS, scores.ROUNDING)
         left, middle, stop, right = st.columns([1.8, 1, 1.7, 1.4], vertical_alignment="bottom", gap="medium")
         left.segmented_control(
@@ -135,10 +134,11 @@ def _plan(info: ModelInfo, request: SensitivityRequest) -> str:
         if request.score == "fisher"
         else f"{layers * formats:,} forward passes over"
     )
-    first = "" if _tables(info) else "No layer of this model has been scored yet"
-    if first:
+    if _tables(info):
+        first = "What is shown below was scored with other settings. With these: "
+    else:
         after = setup.summary(request.setup)
-        first += f" after {after}.  \n" if after else ".  \n"
+        first = "No layer of this model has been scored yet" + (f" after {after}" if after else "") + ".  \n"
     until = (
         f", again until scores are known to within {100 * request.precision:g} %" if request.precision else ""
     )

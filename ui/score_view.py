@@ -27,6 +27,12 @@ SCORE_HELP = (
     "|ΔW·x|² / |W·x|² on the calibration text. **Weight error**: |ΔW|² / |W|²; needs no text, and says little about "
     "what matters to the model."
 )
+REASON_HELP = (
+    "The layer's KL divided by the median layer's, as a product. **Weights**: its weight error |ΔW|² / |W|² against "
+    "the median's. **Inputs**: its output error |ΔW·x|² / |W·x|² against the median's, divided by that. **Model**: "
+    "the rest, how strongly the predictions react to an error of this output."
+)
+_PROPOSED = "scores:proposed"
 TIES = 4
 """Tied layers that are named; of more their number is told."""
 MANY_LAYERS = 2000
@@ -138,8 +144,14 @@ def _value(value: float, score: ScoreName) -> str:
 
 
 def open_layer(info: ModelInfo, table: ScoreTable) -> Unit:
-    """The layer that is open, one that the table holds."""
+    """The layer that is open, one that the table holds; as long as nobody chose one, the most sensitive."""
     known = set(table.units)
+    if state.UNIT.get() in ("", st.session_state.get(_PROPOSED)):
+        names = available(table)
+        score = cast(ScoreName, state.SCORE.get() if state.SCORE.get() in names else names[0])
+        column = plots.score_column(table, shown_format(table), score)
+        state.UNIT.set(max(column, key=column.__getitem__))
+        st.session_state[_PROPOSED] = state.UNIT.get()
     return layers.current([unit for unit in info.units if unit.name in known])
 
 
@@ -157,6 +169,8 @@ def layer_panel(info: ModelInfo, table: ScoreTable, unit: Unit, form: str, score
         + (" The list holds the block that is open." if len(table.units) > MANY_LAYERS else ""),
     )  # fmt: skip
     st.caption(f"`{unit.name}` · {unit.parameters:,} weights")
+    if score in ("fisher", "measured") and (found := plots.reason(table, unit.name, form, score)):
+        st.markdown(f"**Why in {format_name(form)}:** {plots.reason_text(found)}", help=REASON_HELP)
     _ties(info, table, unit, form, score)
     data = plots.format_profile(info, table, unit.name, score)
     alt = f"{SCORE_TITLES[score]} of {unit.name} in {len(data.formats)} formats."
@@ -172,11 +186,12 @@ def _ties(info: ModelInfo, table: ScoreTable, unit: Unit, form: str, score: Scor
     alike = set(plots.tied_with(unit.name, plots.score_column(table, form, score), errors))
     names = [plots.short_name(each) for each in info.units if each.name in alike]
     if not names:
-        st.caption(f"In {format_name(form)} no other layer is tied with it.")
+        st.caption(f"In {format_name(form)} its cost can be told from every other layer's.")
         return
     more = f" and {len(names) - TIES} more" if len(names) > TIES else ""
     st.caption(
-        f"In {format_name(form)} tied with {', '.join(names[:TIES])}{more}: the difference is within its 95 % interval."
+        f"In {format_name(form)} it costs as much as {', '.join(names[:TIES])}{more}, as far as these scores can tell: "
+        "the differences are within their 95 % intervals."
     )
 
 

@@ -9,7 +9,7 @@ from quant_core.errors import QuantError
 from quant_core.schema import ModelInfo, ModelRef
 from ui import entry, folder_card, hub_card, state, words
 from ui.jobs import show_error, workspace
-from ui.opening import how, open_button, opening
+from ui.opening import how, open_button, opening, wanted
 from ui.widgets import open_model
 
 
@@ -48,21 +48,25 @@ def at_hand() -> ModelInfo | None:
 
 
 def first_step() -> None:
-    """What opening a model brings."""
+    """What opening a model brings, and what a recipe is."""
+    if wanted():
+        return
     st.info(
-        "Open a model above. One button then finds its best recipe for a size, this machine or a GPU, and proves it.",
+        "Open a model above. Then see which layers need many bits, read what few bits do to its text, or have one "
+        "button find its best recipe, a number format for every layer, for a size, this machine or a GPU. The recipe "
+        "is measured against others before it is recommended.",
         icon=":material/lightbulb:",
     )
 
 
 def opened(info: ModelInfo) -> None:
-    """Which model is open, and where its pages are."""
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(
-            f":material/check_circle: **{info.title}** is open · {words.count(info.parameters)} parameters · "
-            f"{words.size(info.original_bits / 8)}",
-            width="content",
-        )
+    """Which model is open, and what can be asked of it."""
+    st.markdown(
+        f":material/check_circle: **{info.title}** is open · {words.count(info.parameters)} parameters · "
+        f"{words.size(info.original_bits / 8)}"
+    )
+    with st.container(horizontal=True):
         entry.link("model", "Look at the model")
-        entry.link("sensitivity", "Find its sensitive layers")
+        entry.link("sensitivity", "Find the layers that need many bits")
+        entry.link("compare", "Read what few bits do to its text")
         entry.link("recipe", "Make a recipe by hand")

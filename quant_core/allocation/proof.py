@@ -57,13 +57,17 @@ def _stderr(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
 
 
 def verdict(places: Sequence[Place]) -> str:
-    """Who won, in words, with recipes counted from 1 by their place: ``2 and 3 are tied with the winner``."""
+    """Who won, in words, with recipes counted from 1 by their place: ``Places 2 and 3 are tied``."""
     tied = [str(place + 1) for place in range(1, len(places)) if places[place].tied]
     if len(places) < 2:
         return ""
     if not tied:
         return "The winner is ahead of all others by more than the uncertainty."
     if len(tied) == 1:
-        return f"{tied[0]} is tied with the winner: on this text the difference is within the uncertainty."
+        return (
+            f"Place {tied[0]} is tied with the winner: on this text the difference is within the uncertainty."
+        )
     listed = f"{', '.join(tied[:-1])} and {tied[-1]}"
-    return f"{listed} are tied with the winner: on this text the differences are within the uncertainty."
+    return (
+        f"Places {listed} are tied with the winner: on this text the differences are within the uncertainty."
+    )

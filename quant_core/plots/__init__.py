@@ -40,7 +40,8 @@ from quant_core.plots.palette import Palette
 from quant_core.plots.pareto import Front, Mark, draw_pareto_front, mark, pareto_front
 from quant_core.plots.profile import FormatProfile, draw_format_profile, format_profile
 from quant_core.plots.ranking import Ranking, draw_ranking, ranking
-from quant_core.plots.reach import bits_to_reach, needs, needs_text, reach_map, where
+from quant_core.plots.reach import bits_to_reach, hungriest_text, needs, needs_text, reach_map, where
+from quant_core.plots.reasons import Reason, reason, reason_text
 from quant_core.plots.saving import FigureTable, figure_csv, figure_page, figure_table
 from quant_core.plots.sensitivity import (
     ScoreMap,
@@ -85,6 +86,7 @@ __all__ = [
     "Measure",
     "Palette",
     "Ranking",
+    "Reason",
     "RecipeBands",
     "Rectangle",
     "ScoreAgreement",
@@ -126,6 +128,7 @@ __all__ = [
     "fold",
     "format_map",
     "format_profile",
+    "hungriest_text",
     "input_strip",
     "joined_losses",
     "kl_comparison",
@@ -145,6 +148,8 @@ __all__ = [
     "ranking",
     "reach_map",
     "reach_text",
+    "reason",
+    "reason_text",
     "recipe_bands",
     "score_agreement",
     "score_column",

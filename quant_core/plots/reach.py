@@ -162,6 +162,16 @@ def needs_text(found: Needs) -> str:
     )
 
 
+def hungriest_text(model: ModelInfo, found: Mapping[str, Reached]) -> str:
+    """Which units take the most bits of ``bits_to_reach``; empty where all take as many, or one ``MANY``."""
+    most = max((one.bits for one in found.values()), default=MANY)
+    if most >= MANY or all(one.bits == most for one in found.values()):
+        return ""
+    units = [unit for unit in model.units if unit.name in found and found[unit.name].bits == most]
+    verb = "needs" if len(units) == 1 else "need"
+    return f"The most, {most:.2f} bits, {verb} {where(units)}."
+
+
 def _open_text(found: Needs) -> str:
     if not found.open:
         return ""
