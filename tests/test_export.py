@@ -33,7 +33,8 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 
 def test_every_exporter_is_named_where_pages_look_and_has_a_target() -> None:
-    assert tuple(EXPORTERS) == EXPORTS
+    assert set(EXPORTERS) == set(EXPORTS)
+    assert len(EXPORTS) == len(set(EXPORTS))
     assert set(EXPORTS) <= set(TARGETS)
 
 

@@ -68,10 +68,13 @@ def _fits(found: dict[str, tuple[Problem, ...]]) -> None:
     frame = pd.DataFrame(rows, columns=["Runtime", "What it is", "Holds this recipe"])
     st.dataframe(
         frame, hide_index=True, width="content", alt="Which runtimes hold this recipe",
-        column_config={"Holds this recipe": st.column_config.TextColumn(
-            help="By what each runtime's own source takes: its formats, group sizes, and the weights that it fuses. "
-            "Beside a no, how many weights are in the way."
-        )},
+        column_config={
+            "Runtime": st.column_config.TextColumn(width=160),
+            "Holds this recipe": st.column_config.TextColumn(
+                help="By what each runtime's own source takes: its formats, group sizes, and the weights that it "
+                "fuses. Beside a no, how many weights are in the way."
+            ),
+        },
     )  # fmt: skip
 
 

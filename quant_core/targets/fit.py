@@ -10,7 +10,7 @@ from quant_core.schema import ORIGINAL, FamilyInfo, ModelInfo, Problem, Recipe, 
 from quant_core.targets.base import Holds, Target
 from quant_core.targets.rules import check, held, refusal, shares
 
-EXPORTS = ("awq", "bitsandbytes", "compressed-tensors", "gguf", "gptq", "mlx", "torchao")
+EXPORTS = ("compressed-tensors", "gguf", "gptq", "awq", "mlx", "bitsandbytes", "torchao")
 """Targets that files can be written for (``quant_core.export`` has an exporter of each name; a test compares them)."""
 
 
