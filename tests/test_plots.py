@@ -18,6 +18,7 @@ from scipy.stats import spearmanr
 from quant_core import plots
 from quant_core.plots import _common, grid, palette
 from quant_core.plots.bands import short_format
+from quant_core.plots.pareto import MANY_POINTS, some_points
 from quant_core.schema import (
     Attribution,
     Channels,
@@ -811,7 +812,7 @@ def _sizes(layout: object) -> list[float]:
 
 def test_a_front_of_very_many_points_is_drawn_by_some_of_them() -> None:
     """Of points on a line every one that is kept is one of them, both ends are there, and gaps stay small."""
-    points = [schema.ParetoPoint(2 + place / 1e5, 1e6 + place, 1 / (1 + place)) for place in range(100_000)]
+    points = [ParetoPoint(2 + place / 1e5, 1e6 + place, 1 / (1 + place)) for place in range(100_000)]
     drawn = some_points(points)
     assert len(drawn) <= MANY_POINTS
     assert drawn[0] is points[0]
