@@ -850,6 +850,10 @@ class Workspace:
         """Recipes by rule to compare with: uniform ones, better edges at a size, llama.cpp's Q4_K_M."""
         return references.references(info, table, average_bits, score)
 
+    def rules(self, info: ModelInfo, table: ScoreTable, score: ScoreName = "fisher") -> list[Reference]:
+        """What ``references`` chooses from for a size; see ``references.fitting``."""
+        return references.by_rule(info, table, score)
+
     @property
     def targets(self) -> Mapping[str, Target]:
         """The runtimes that a recipe can be made for, by name; the first is any."""

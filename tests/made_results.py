@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from itertools import pairwise
+from typing import Literal
 
 from quant_core.schema import (
     ChannelRanges,
@@ -42,16 +43,12 @@ STATE = "5" * 24
 KL = (0.03, 0.004, 0.0008, 0.000003, 0.0006, 0.00002)
 
 
-def model(blocks: int = 8, embedding: bool = True) -> ModelInfo:
-    """A Llama-like model: seven roles a block, and an embedding whose storage the head shares."""
-    units = [
-        Unit(
-            name=f"model.layers.{block}.{'self_attn' if len(role) == 6 else 'mlp'}.{role}.weight",
-            block=block, role=role, kind="linear", rows=rows, columns=256, bits=16, decided=True,
-        )
-        for block in range(blocks)
-        for role, rows in ROLES.items()
-    ]  # fmt: skip
+def model(blocks: int = 8, embedding: bool = True, experts: int = 0) -> ModelInfo:
+    """A Llama-like model: seven roles a block, and an embedding whose storage the head shares.
+
+    With ``experts`` each block has so many of what is not attention.
+    """
+    units = [unit for block in range(blocks) for role in ROLES for unit in _units(block, role, experts)]
     if embedding:
         units.insert(
             0,
@@ -64,6 +61,20 @@ def model(blocks: int = 8, embedding: bool = True) -> ModelInfo:
         blocks=blocks, hidden_size=256, vocabulary=8192, context_length=1024, kv_values=1024, dtype="bfloat16",
         compute_dtype="float32", device="cpu", chat=False,
     )  # fmt: skip
+
+
+def _units(block: int, role: str, experts: int) -> list[Unit]:
+    """The units of a role in a block."""
+
+    def unit(name: str, role: str, kind: Literal["linear", "expert"]) -> Unit:
+        rows = ROLES[role.partition("[")[0]]
+        return Unit(f"model.layers.{block}.{name}", block, role, kind, rows, 256, 16, True)
+
+    if len(role) == 6:
+        return [unit(f"self_attn.{role}.weight", role, "linear")]
+    if not experts:
+        return [unit(f"mlp.{role}.weight", role, "linear")]
+    return [unit(f"mlp.experts.{role}[{place}]", f"{role}[{place}]", "expert") for place in range(experts)]
 
 
 def table(info: ModelInfo, measured: bool = False, seed: int = 0) -> ScoreTable:

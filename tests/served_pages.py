@@ -36,13 +36,18 @@ MEASURED = Evaluation(
 WRITTEN = Generation((" had", " a", " house"), (" had", " no", " home"), 1, 0, 2.0)
 
 
-def seed(home: Path, tables: bool = True, blocks: int = 8) -> ModelInfo:
-    """Fill ``home``: the made model as the bundled one, its layers in a few formats and, if asked, two sweeps."""
+def seed(
+    home: Path, tables: bool = True, blocks: int = 8, experts: int = 0, views: int | None = None
+) -> ModelInfo:
+    """Fill ``home``: the made model as the bundled one, its layers in a few formats and, if asked, two sweeps.
+
+    ``views`` bounds how many layers can be looked at: those of a large model take long to write.
+    """
     workspace = Workspace(home, roots=browser_roots())
     store = Store(home)
-    info = made_results.model(blocks)
+    info = made_results.model(blocks, experts=experts)
     store.results.put(workspace.inspect_request(ModelRef("bundled")), info)
-    for unit in info.units:
+    for unit in info.units[:views]:
         for name in (*made_results.FORMATS, "int4/channel/sym", "original"):
             layer = LayerRequest(info.ref, info.fingerprint, (unit.name,), (name,), BINS)
             store.results.put(layer, made_results.layer_view(unit.name, name))

@@ -135,15 +135,9 @@ def test_the_job_is_kept_as_it_was_asked(home: Path, info: ModelInfo, asked: lis
 
 @pytest.fixture
 def calibrating(monkeypatch: pytest.MonkeyPatch) -> list[ProveRequest]:
-    """What the page asks for to calibrate."""
+    """What the page starts to calibrate."""
     found: list[ProveRequest] = []
-    whole = calibrate._request
-
-    def keeping(info: ModelInfo, table: ScoreTable) -> ProveRequest:
-        found.append(whole(info, table))
-        return found[-1]
-
-    monkeypatch.setattr(calibrate, "_request", keeping)
+    monkeypatch.setattr(calibrate, "submit", found.append)
     return found
 
 
@@ -152,8 +146,8 @@ def test_a_calibration_corrects_every_prediction(
 ) -> None:
     """All that was measured is 1.3 times the prediction, so that is what every recipe is said to cost from then on."""
     app = open_page("recipe")
-    assert any(button.label == "Calibrate the prediction" for button in app.button)
-    request = calibrating[-1]
+    app.button(key="calibrate").click().run()
+    (request,) = calibrating
     sums = [workspace.price(info, table, recipe).predicted_kl for recipe in request.assignments]
     rows = tuple((1.2 * kl, 1.4 * kl) for kl in sums)
     keep(home, request, Proof(request.fingerprint, rows, 4080, "e" * 24, "bundled evaluation text", 40.0))
@@ -169,12 +163,31 @@ def test_a_calibration_corrects_every_prediction(
         assert float(low) <= 1.3 * plain <= float(high)
 
 
-def test_the_calibration_is_the_same_for_every_recipe(
-    info: ModelInfo, calibrating: list[ProveRequest]
+def test_the_calibration_is_the_same_for_every_recipe_and_waits_to_be_asked_for(
+    home: Path, info: ModelInfo, calibrating: list[ProveRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """For tens of thousands of layers the ten recipes take seconds: a page that shows none of them must not wait."""
+    designed: list[str] = []
+    whole = Workspace.calibration_recipes
+
+    def counted(*given: Any) -> Any:
+        designed.append("")
+        return whole(*given)
+
+    monkeypatch.setattr(Workspace, "calibration_recipes", counted)
     app = open_page("recipe")
     app.number_input(key="budget:exact").set_value(3.2).run()
-    assert calibrating[0] == calibrating[-1]
+    assert not designed
+    app.button(key="calibrate").click().run()
+    app.number_input(key="budget:exact").set_value(4.2).run()
+    app.button(key="calibrate").click().run()
+    assert len(designed) == 1
+    assert len(calibrating) == 2
+    assert calibrating[0] == calibrating[1]
+    assert len(calibrating[0].assignments) == 10
+    job(home, calibrating[0], "running", "recipe 3 of 10")
+    app.run()
+    assert not any(button.label == "Calibrate the prediction" for button in app.button)
 
 
 def test_the_caption_says_whether_costs_add_up(

@@ -18,6 +18,7 @@ from scipy.stats import spearmanr
 from quant_core import plots
 from quant_core.plots import _common, grid, palette
 from quant_core.plots.bands import short_format
+from quant_core.plots.pareto import MANY_POINTS, some_points
 from quant_core.schema import (
     Attribution,
     Channels,
@@ -807,3 +808,15 @@ def _sizes(layout: object) -> list[float]:
         own = [layout["size"]] if isinstance(layout.get("size"), int | float) and "color" in layout else []
         return own + [size for value in layout.values() for size in _sizes(value)]
     return [size for value in layout for size in _sizes(value)] if isinstance(layout, list) else []
+
+
+def test_a_front_of_very_many_points_is_drawn_by_some_of_them() -> None:
+    """Of points on a line every one that is kept is one of them, both ends are there, and gaps stay small."""
+    points = [ParetoPoint(2 + place / 1e5, 1e6 + place, 1 / (1 + place)) for place in range(100_000)]
+    drawn = some_points(points)
+    assert len(drawn) <= MANY_POINTS
+    assert drawn[0] is points[0]
+    assert drawn[-1] is points[-1]
+    places = [round((point.average_bits - 2) * 1e5) for point in drawn]
+    assert max(later - place for place, later in pairwise(places)) <= 1 + 100_000 / (MANY_POINTS - 1)
+    assert some_points(points[:50]) == points[:50]

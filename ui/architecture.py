@@ -198,7 +198,8 @@ def _clicked(key: str, ranges: tuple[tuple[int, int], ...]) -> None:
 
 def _chosen(info: ModelInfo, opened: tuple[int, ...]) -> None:
     """The layer that was chosen, with the way to its weights; of one open block, any layer by a list."""
-    listed = [unit for unit in info.units if opened == (unit.block,) or unit.name == state.UNIT.get()]
+    chosen = state.UNIT.get()
+    listed = [unit for unit in info.units if opened == (unit.block,) or unit.name == chosen]
     if not listed:
         return
     titles = {unit.name: layers.title(unit) for unit in listed}

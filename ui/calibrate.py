@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from quant_core.allocation.calibration import Calibration, Interval
+from quant_core.allocation.calibration import RECIPES, Calibration, Interval
 from quant_core.contrast import main_score
 from quant_core.schema import ModelInfo, ProveRequest, ScoreTable, Solution
 from ui import setup, words
@@ -17,8 +17,8 @@ LABEL = "Calibrate the prediction"
 
 def figure(info: ModelInfo, table: ScoreTable, solution: Solution) -> Figure | None:
     """The calibrated prediction of a recipe with its interval; None as long as nothing is calibrated."""
-    proof = workspace().result(_request(info, table))
     calibration = _learned(info, table)
+    proof = workspace().result(_request(info, table)) if calibration is not None else None
     if proof is None or calibration is None:
         return None
     found = workspace().interval(info, table, calibration, solution.assignment, main_score(table))
@@ -43,27 +43,30 @@ def predicted(info: ModelInfo, table: ScoreTable, solution: Solution) -> Interva
 
 
 def _learned(info: ModelInfo, table: ScoreTable) -> Calibration | None:
+    if not _begun(info):
+        return None
     request = _request(info, table)
     return guarded(lambda: workspace().calibrated(info, table, request, main_score(table)))
 
 
 def button(info: ModelInfo, table: ScoreTable) -> None:
     """The button that calibrates; none once that is under way or done."""
-    request = _request(info, table)
-    if workspace().result(request) is None and latest(request) is None:
+    if not _begun(info) or (workspace().result(request := _request(info, table)) or latest(request)) is None:
         st.button(
-            LABEL, icon=":material/straighten:", key="calibrate", on_click=_start, args=(request,),
-            help=f"Measures {len(request.assignments)} recipes of other mixes once, about a minute for the bundled "
+            LABEL, icon=":material/straighten:", key="calibrate", on_click=_start, args=(info, table),
+            help=f"Measures {RECIPES} recipes of other mixes once, about a minute for the bundled "
             "model. The prediction of every recipe is then corrected, and its interval holds what a measurement finds.",
         )  # fmt: skip
 
 
-def _start(request: ProveRequest) -> None:
-    submit(request)
+def _start(info: ModelInfo, table: ScoreTable) -> None:
+    submit(_request(info, table))
 
 
 def progress(info: ModelInfo, table: ScoreTable) -> None:
     """How the calibration is going, why it failed, or that it is done."""
+    if not _begun(info):
+        return
     request = _request(info, table)
     if latest(request) is not None or workspace().result(request) is not None:
         proof = request_result(request, start=LABEL)
@@ -72,6 +75,18 @@ def progress(info: ModelInfo, table: ScoreTable) -> None:
                 f":material/straighten: The prediction is calibrated on {len(proof.kl)} measured recipes "
                 f"({proof.tokens:,} tokens of {proof.text_label})."
             )
+
+
+def _begun(info: ModelInfo) -> bool:
+    """Whether recipes of this model were measured side by side, or are about to be.
+
+    As long as none were, nothing can be calibrated, and the recipes for it need not be worked out, which takes seconds
+    for a model of tens of thousands of layers.
+    """
+    desk = workspace()
+    return bool(desk.finished(info.fingerprint, 0).proofs) or any(
+        job.kind == "prove" for job in desk.jobs(50)
+    )
 
 
 def _request(info: ModelInfo, table: ScoreTable) -> ProveRequest:

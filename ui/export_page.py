@@ -6,6 +6,8 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
+from typing import Literal
 
 import pandas as pd
 import streamlit as st
@@ -17,7 +19,12 @@ from ui import scores, setup, words
 from ui.compare_page import CHAT, LENGTH, PROMPT, SEED, TEMPERATURE
 from ui.format_names import format_name
 from ui.jobs import show_error, workspace
+from ui.score_view import MANY_LAYERS
 from ui.widgets import Figure, figures, notes
+
+KINDS: tuple[Literal["json", "yaml"], ...] = ("json", "yaml")
+_PREVIEW = 20_000
+"""Letters that are shown of the file of a recipe of very many layers."""
 
 
 def summary(info: ModelInfo, recipe: Recipe) -> None:
@@ -63,7 +70,8 @@ def summary(info: ModelInfo, recipe: Recipe) -> None:
 def downloads(info: ModelInfo, recipe: Recipe) -> None:
     """The two files, checked by reading them back before they are offered."""
     try:
-        texts = {kind: workspace().recipe_text(recipe, kind) for kind in ("json", "yaml")}
+        few = len(recipe.units) <= MANY_LAYERS
+        texts = {kind: workspace().recipe_text(recipe, kind) for kind in KINDS[: 1 + few]}
         loaded = workspace().result(workspace().inspect_request(info.ref))
         for text in texts.values():
             workspace().read_recipe(text, loaded or info)
@@ -78,20 +86,22 @@ def downloads(info: ModelInfo, recipe: Recipe) -> None:
             icon=":material/download:", on_click="ignore",
         )  # fmt: skip
         st.download_button(
-            "Download YAML", texts["yaml"], f"{name}.yaml", "application/yaml", key="download:yaml",
+            "Download YAML", texts.get("yaml") or partial(workspace().recipe_text, recipe, "yaml"),
+            f"{name}.yaml", "application/yaml", key="download:yaml",
             icon=":material/download:", on_click="ignore",
         )  # fmt: skip
     st.caption(
         "Both hold the same: the model's fingerprint, every weight's full parameter name with its format spelled out, "
         "sizes, predicted and measured figures, pins, library versions, seed and text hashes. An independent program "
-        "can apply it; the files were read back before they were offered."
+        f"can apply it; {'the files were' if few else 'the JSON file was'} read back first."
     )
     preview = st.expander(
         "Look inside", icon=":material/data_object:", on_change="rerun", key="export:preview"
     )
     if preview.open:
         with preview:
-            st.code(texts["yaml"], language=None, height=420)
+            shown = texts.get("yaml") or texts["json"][:_PREVIEW] + "\n…"
+            st.code(shown, language=None, height=420)
 
 
 def file_name(info: ModelInfo, recipe: Recipe) -> str:

@@ -5,6 +5,7 @@ request.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar, overload
 
@@ -81,6 +82,8 @@ _FRESH = "jobs:fresh"
 _SHOWN = "jobs:shown"
 _ACTIVE = "jobs:active"
 _DISMISSED = "jobs:dismissed"
+_KEYS: deque[tuple[Request, str]] = deque(maxlen=4)
+"""The requests whose keys were worked out last."""
 
 R = TypeVar("R")
 
@@ -105,8 +108,15 @@ def submit(request: Request) -> Job | None:
 
 def latest(request: Request) -> Job | None:
     """The newest job for this very request, whatever its state; a reload finds it again by content."""
-    key = request_key(request)
+    key = _key(request)
     return next((job for job in workspace().jobs(50) if job.key == key), None)
+
+
+def _key(request: Request) -> str:
+    """The key of a request; a page asks several times for one that may name tens of thousands of layers."""
+    found = next((key for known, key in tuple(_KEYS) if known is request), "") or request_key(request)
+    _KEYS.append((request, found))
+    return found
 
 
 @overload
@@ -210,7 +220,7 @@ def wait_a_moment(jobs: Sequence[Job]) -> list[Job]:
 def start_button(request: Request, label: str, primary: bool = True) -> None:
     """A button that starts the work."""
     st.button(
-        label, type="primary" if primary else "secondary", key=f"start:{request_key(request)}", on_click=_start,
+        label, type="primary" if primary else "secondary", key=f"start:{_key(request)}", on_click=_start,
         args=(request,),
     )  # fmt: skip
 

@@ -33,7 +33,7 @@ def picker(info: ModelInfo) -> Unit:
     unit = current(info.units)
     blocks = [_ALL, *dict.fromkeys(_block(each) for each in info.units)]
     roles = [_ALL, *dict.fromkeys(each.role for each in info.units)]
-    if not _passes(unit):
+    if not _passing([unit]):
         st.session_state[_BLOCK] = st.session_state[_ROLE] = _ALL
     st.session_state.setdefault(_BLOCK, _ALL)
     st.session_state.setdefault(_ROLE, _ALL)
@@ -47,7 +47,7 @@ def picker(info: ModelInfo) -> Unit:
         "Role", roles, key=_ROLE, on_change=_follow, args=(info,), persist_state="session",
         help="Show only layers that do the same thing in every block.",
     )  # fmt: skip
-    shown = [each for each in info.units if _passes(each)]
+    shown = _passing(info.units)
     names = [each.name for each in shown]
     titles = {each.name: title(each) for each in shown}
     st.session_state[_PICK] = unit.name
@@ -76,14 +76,15 @@ def _block(unit: Unit) -> str:
     return str(unit.block) if unit.block >= 0 else _ANYWHERE
 
 
-def _passes(unit: Unit) -> bool:
+def _passing(units: Sequence[Unit]) -> list[Unit]:
+    """The units that the filters let through."""
     block, role = st.session_state.get(_BLOCK, _ALL), st.session_state.get(_ROLE, _ALL)
-    return block in (_ALL, _block(unit)) and role in (_ALL, unit.role)
+    return [unit for unit in units if block in (_ALL, _block(unit)) and role in (_ALL, unit.role)]
 
 
 def _follow(info: ModelInfo) -> None:
     """A filter changed: stay, or go to the first layer that passes; filters that exclude all give way."""
-    passing = [unit for unit in info.units if _passes(unit)]
+    passing = _passing(info.units)
     if not passing:
         st.session_state[_BLOCK] = st.session_state[_ROLE] = _ALL
     elif state.UNIT.get() not in {unit.name for unit in passing}:

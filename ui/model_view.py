@@ -173,12 +173,18 @@ def _roles(info: ModelInfo) -> None:
 def _weights(info: ModelInfo, chosen: Sequence[str], group: int) -> dict[str, float]:
     """Bytes of all weights as they are and in each family's default format at the group size, the largest first."""
     names = dict.fromkeys([ORIGINAL, *(default_format(family, group) for family in chosen)])
-    sizes = {name: workspace().weight_bytes(info, name) for name in names}
+    key = f"{info.fingerprint} {len(info.units)}"
+    sizes = {name: _bytes(key, name, info) for name in names}
     with suppress(QuantError):  # the diagram above says why a link's recipe cannot be had
         recipe = recipe_at_hand(info)
         if recipe is not None:
             sizes[RECIPE] = workspace().assigned_bytes(info, recipe)
     return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _bytes(key: str, form: str, _info: ModelInfo) -> float:
+    return workspace().weight_bytes(_info, form)
 
 
 def _precisions() -> list[str]:

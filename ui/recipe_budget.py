@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import streamlit as st
@@ -10,7 +12,7 @@ from streamlit.delta_generator import DeltaGenerator
 from quant_core.allocation.solver import InfeasibleBudget
 from quant_core.contrast import main_score
 from quant_core.errors import QuantError
-from quant_core.plots.pareto import Mark, draw_pareto_front, mark, pareto_front
+from quant_core.plots.pareto import Mark, draw_pareto_front, mark, pareto_front, some_points
 from quant_core.schema import (
     Budget,
     Evaluation,
@@ -42,6 +44,9 @@ class Landmarks(NamedTuple):
 
     uniform: dict[str, Solution]
     front: tuple[ParetoPoint, ...]
+    """By rising size."""
+    line: Sequence[ParetoPoint]
+    """Those of them that are drawn."""
     ends: str
     """Where a limit has the front begin or end, in words."""
 
@@ -50,8 +55,8 @@ def landmarks(info: ModelInfo, table: ScoreTable, pins: dict[str, str]) -> Landm
     """The landmarks of a table under pins, target, rules and limits; computed once and then kept."""
     asked, key = terms.current(info), table_key(table)
     uniform = _uniform(f"{key} {asked.target}", asked.target, info, table)
-    front, ends = _front(f"{key} {asked}", tuple(sorted(pins.items())), asked, info, table)
-    return Landmarks(uniform, front, ends)
+    front, line, ends = _front(f"{key} {asked}", tuple(sorted(pins.items())), asked, info, table)
+    return Landmarks(uniform, front, line, ends)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
@@ -66,11 +71,12 @@ def _uniform(key: str, _target: str, _info: ModelInfo, _table: ScoreTable) -> di
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _front(
     key: str, pins: tuple[tuple[str, str], ...], _asked: Terms, _info: ModelInfo, _table: ScoreTable
-) -> tuple[tuple[ParetoPoint, ...], str]:
+) -> tuple[tuple[ParetoPoint, ...], Sequence[ParetoPoint], str]:
     try:
-        return workspace().curve(_info, _table, dict(pins), main_score(_table), terms=_asked)
+        front, ends = workspace().curve(_info, _table, dict(pins), main_score(_table), terms=_asked)
+        return front, some_points(front), ends
     except QuantError:
-        return (), ""  # nothing can meet the terms; the page says why
+        return (), (), ""  # nothing can meet the terms; the page says why
 
 
 def controls(info: ModelInfo, table: ScoreTable, marks: Landmarks) -> DeltaGenerator:
@@ -251,10 +257,11 @@ def against_uniform(solution: Solution, marks: Landmarks) -> str:
         marks.uniform.items(),
         key=lambda item: (round(abs(item[1].average_bits - solution.average_bits), 6), item[1].predicted_kl),
     )
-    mixed = [point.predicted_kl for point in marks.front if point.average_bits <= uniform.average_bits + 1e-9]
-    if not mixed or min(mixed) <= 0:
+    size = uniform.average_bits + 1e-9
+    place = bisect_right(marks.front, size, key=lambda point: point.average_bits)
+    best = marks.front[place - 1].predicted_kl if place else 0.0
+    if best <= 0:
         return ""
-    best = min(mixed)
     gain = uniform.predicted_kl / best
     same = (
         f"{format_name(name)} for every layer ({words.bits(uniform.average_bits)}) is predicted to cost "
@@ -291,7 +298,7 @@ def front_chart(
             f"; this recipe has {words.bits(solution.average_bits)} and {words.nats(solution.predicted_kl)}"
         )
         largest = max(largest, solution.average_bits)
-    points = [point for point in marks.front if point.average_bits <= largest * 1.02]
+    points = [point for point in marks.line if point.average_bits <= largest * 1.02]
     draft = drafts.current(info)
     pinned = draft is not None and (bool(draft.pins) or replace(draft.terms, use=Use()) != Terms())
     figure = draw_pareto_front(pareto_front(points, shown, drafts.BUDGET.get().kind), theme.palette(), pinned)

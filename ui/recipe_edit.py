@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -33,7 +34,7 @@ MANY_COLOURS = 10
 
 def choices(table: ScoreTable) -> list[str]:
     """Formats that a layer may take: those with scores, by rising size, and the original."""
-    sizes = [sum(row[column] for row in table.storage_bits) for column in range(len(table.formats))]
+    sizes = _stored(table)
     return [name for _, name in sorted(zip(sizes, table.formats, strict=True))] + [ORIGINAL]
 
 
@@ -43,9 +44,14 @@ def uniform_bits(info: ModelInfo, table: ScoreTable) -> dict[str, float]:
     decided = [unit for unit in info.units if unit.name in scored]
     weights = sum(unit.parameters for unit in decided)
     found = {ORIGINAL: sum(unit.parameters * unit.bits for unit in decided) / weights}
-    for column, name in enumerate(table.formats):
-        found[name] = sum(row[column] for row in table.storage_bits) / weights
+    found |= {name: size / weights for name, size in zip(table.formats, _stored(table), strict=True)}
     return {name: found[name] for name in choices(table)}
+
+
+def _stored(table: ScoreTable) -> list[int]:
+    """Bits that all layers take in each format."""
+    whole = np.array(table.storage_bits, np.int64).reshape(-1, len(table.formats)).sum(axis=0)
+    return [int(size) for size in whole]
 
 
 def layer_scores(table: ScoreTable, assignment: Mapping[str, str]) -> dict[str, float]:

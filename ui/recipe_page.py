@@ -8,7 +8,16 @@ from quant_core.allocation.additivity import additivity
 from quant_core.contrast import main_score
 from quant_core.errors import QuantError
 from quant_core.plots.pareto import Mark, mark
-from quant_core.schema import Evaluation, ModelInfo, ScoreName, ScoreTable, Setup, Solution, digest
+from quant_core.schema import (
+    EvaluateRequest,
+    Evaluation,
+    ModelInfo,
+    ScoreName,
+    ScoreTable,
+    Setup,
+    Solution,
+    digest,
+)
 from ui import (
     added_formats,
     calibrate,
@@ -24,7 +33,7 @@ from ui import (
 )
 from ui import recipe_draft as drafts
 from ui.format_names import format_name
-from ui.jobs import latest, request_result, show_error, start_button
+from ui.jobs import latest, request_result, show_error, start_button, workspace
 from ui.recipe_files import keep_and_load
 from ui.widgets import empty_state, notes, said
 
@@ -75,14 +84,15 @@ def workbench(info: ModelInfo, table: ScoreTable) -> None:
 def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: recipe_budget.Landmarks) -> None:
     """What the recipe costs and does, where it lies on the front, and every way to change it."""
     solution = drafts.priced(info, table, draft)
-    measured = drafts.measured(info, draft.assignment)
+    request = drafts.measure_request(info, draft.assignment)
+    measured = workspace().result(request)
     predicted = calibrate.figure(info, table, solution)
     place = proof.standing(info, table, draft)
     recipe_budget.verdict(info, table, solution, marks, measured, draft, predicted, place)
     drafts.keep_current(info, table)
-    _actions(info, table, draft, measured, place is not None)
+    _actions(info, table, draft, request, measured, place is not None)
     calibrate.progress(info, table)
-    _measure(info, draft, solution, measured, main_score(table))
+    _measure(info, request, solution, measured, main_score(table))
     proved = proof.panel(info, table, draft)
     left, right = st.columns([5, 6], gap="medium")
     with left:
@@ -115,10 +125,14 @@ def _foreign(info: ModelInfo, table: ScoreTable, error: QuantError) -> None:
 
 
 def _actions(
-    info: ModelInfo, table: ScoreTable, draft: drafts.Draft, measured: Evaluation | None, proved: bool
+    info: ModelInfo,
+    table: ScoreTable,
+    draft: drafts.Draft,
+    request: EvaluateRequest,
+    measured: Evaluation | None,
+    proved: bool,
 ) -> None:
     """What can be done with the recipe; one that was measured among the finalists lacks no more than perplexity."""
-    request = drafts.measure_request(info, draft.assignment)
     with st.container(horizontal=True, gap="small"):
         st.button(
             "Undo", icon=":material/undo:", key="undo", disabled=not drafts.can_undo(), on_click=drafts.undo,
@@ -140,11 +154,14 @@ def _actions(
 
 
 def _measure(
-    info: ModelInfo, draft: drafts.Draft, solution: Solution, measured: Evaluation | None, by: ScoreName
+    info: ModelInfo,
+    request: EvaluateRequest,
+    solution: Solution,
+    measured: Evaluation | None,
+    by: ScoreName,
 ) -> None:
     """How the measurement is going, or how it compares with the prediction."""
     if measured is None:
-        request = drafts.measure_request(info, draft.assignment)
         if latest(request) is not None:
             request_result(request, start="Measure it")
         return

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from quant_core.allocation.front import front
-from quant_core.allocation.problem import FloatArray, NamedProblem
+from quant_core.allocation.problem import FloatArray, IntArray, NamedProblem, Problem
 from quant_core.allocation.solver import solve
 from quant_core.errors import QuantError
 from quant_core.schema import ORIGINAL
@@ -36,6 +36,8 @@ _COMMON, _FORMAT, _DAMAGE = 0.5, 0.15, 0.5
 _STEPS = 30
 _SPREAD = 0.7
 """How much the scores are stirred (standard deviation of their logarithm) to make recipes that differ."""
+_MANY = 2000
+"""From so many rows on the front has a recipe for every size, to within one row's step."""
 _RANGE = (0.04, 0.6)
 """Which part of the sizes between the smallest recipe and the largest format the measured ones lie in."""
 
@@ -135,6 +137,14 @@ def parts(named: NamedProblem, assignment: Mapping[str, str]) -> FloatArray:
     return found
 
 
+def _best(problem: Problem, limit_bits: float) -> IntArray:
+    """The best recipe within a size; of very many rows the best one of the last size that the front names."""
+    if len(problem.cost) < _MANY:
+        return solve(problem, limit_bits)
+    points = front(problem)
+    return points.choice(max(int(np.searchsorted(points.bits, limit_bits, side="right")) - 1, 0))
+
+
 def design(named: NamedProblem, count: int = RECIPES, seed: int = 0) -> tuple[dict[str, str], ...]:
     """Recipes to measure: at evenly spaced sizes, each the best one for scores that were stirred.
 
@@ -148,7 +158,7 @@ def design(named: NamedProblem, count: int = RECIPES, seed: int = 0) -> tuple[di
     found = []
     for share in np.linspace(*_RANGE, count):
         stirred = problem.cost * np.exp(_SPREAD * dice.standard_normal(problem.cost.shape))
-        choice = solve(replace(problem, cost=stirred), floor + share * (largest - floor))
+        choice = _best(replace(problem, cost=stirred), floor + share * (largest - floor))
         found.append(
             {unit: named.formats[index] for unit, index in zip(named.units, choice.tolist(), strict=True)}
         )

@@ -6,7 +6,7 @@ rest; and llama.cpp's own mix of the same name as its most downloaded files, Q4_
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from quant_core import recipes
@@ -42,15 +42,27 @@ def references(
         average_bits: What the recipe with better edges may take; the best one that fits is chosen, if any does.
         score: Which score predicts the KL.
     """
+    return fitting(by_rule(info, table, score), average_bits)
+
+
+def by_rule(info: ModelInfo, table: ScoreTable, score: ScoreName = "fisher") -> list[Reference]:
+    """As ``references``, with the recipes with better edges of all sizes."""
     named = build_problem(info, table, score)
     uniform = [
         Reference("uniform", form, "", _priced(named, recipes.uniform(info, table, form)))
         for form in table.formats
     ]
     uniform.sort(key=lambda one: one.solution.average_bits)
-    edges = _edges(info, table, named, uniform, average_bits)
     mix = _mix(info, table, named)
-    return [*uniform, *([edges] if edges else []), *([mix] if mix else [])]
+    return [*uniform, *_edges(info, table, named, uniform), *([mix] if mix else [])]
+
+
+def fitting(found: Sequence[Reference], average_bits: float) -> list[Reference]:
+    """Recipes of ``by_rule``, of those with better edges only the best that takes at most ``average_bits``, if any."""
+    edges = [one for one in found if one.kind == "edges"]
+    small = [one for one in edges if one.solution.average_bits <= average_bits * (1 + 1e-9)]
+    best = min(small, key=lambda one: one.solution.predicted_kl, default=None)
+    return [one for one in found if one.kind != "edges" or one is best]
 
 
 def _priced(named: NamedProblem, assignment: Mapping[str, str]) -> Solution:
@@ -58,22 +70,20 @@ def _priced(named: NamedProblem, assignment: Mapping[str, str]) -> Solution:
 
 
 def _edges(
-    info: ModelInfo, table: ScoreTable, named: NamedProblem, uniform: list[Reference], average_bits: float
-) -> Reference | None:
-    """The first and last block in the best format of 8 bits, the rest in the best one that keeps to the budget."""
+    info: ModelInfo, table: ScoreTable, named: NamedProblem, uniform: list[Reference]
+) -> list[Reference]:
+    """The first and last block in the best format of 8 bits, the rest in each smaller one."""
     wide = [one for one in uniform if EDGE[0] <= one.solution.average_bits <= EDGE[1]]
     if not wide:
-        return None
+        return []
     edge = min(wide, key=lambda one: one.solution.predicted_kl).form
-    found = [
+    return [
         Reference(
             "edges", rest.form, edge, _priced(named, recipes.first_and_last_at(info, table, edge, rest.form))
         )
         for rest in uniform
         if rest.solution.average_bits < EDGE[0]
     ]
-    fitting = [one for one in found if one.solution.average_bits <= average_bits * (1 + 1e-9)]
-    return min(fitting, key=lambda one: one.solution.predicted_kl, default=None)
 
 
 def _mix(info: ModelInfo, table: ScoreTable, named: NamedProblem) -> Reference | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import log10
 from typing import Literal, NamedTuple
 
+import numpy as np
 import plotly.graph_objects as go
 
 from quant_core.plots._common import (
@@ -35,6 +36,8 @@ AXES: dict[SizeAxis, str] = {"bits": "Average bits a decided weight", "bytes": "
 MEGABYTE = 1_000_000
 MANY_MARKS = 9
 """Up to so many uniform formats are all labelled; of more, only the best."""
+MANY_POINTS = 600
+"""So many points of the line are drawn at most."""
 _MARGIN = 0.12
 """Share of the sizes' span that is left free at either end, for labels."""
 _SPACING = 0.08
@@ -76,10 +79,10 @@ def mark(kind: MarkKind, label: str, solution: Solution, measured: Evaluation | 
 def pareto_front(
     points: Sequence[ParetoPoint], marks: Sequence[Mark] = (), size_axis: SizeAxis = "bits"
 ) -> Front:
-    """The points in order of size, and the marks that a log axis can show."""
+    """The points in order of size, of very many some, and the marks that a log axis can show."""
     line = sorted(
         (_size(p.average_bits, p.total_bytes, size_axis), p.predicted_kl)
-        for p in points
+        for p in some_points(points)
         if p.predicted_kl > 0
     )
     shown = tuple(item for item in marks if item.kl > 0)
@@ -90,6 +93,15 @@ def pareto_front(
         marks=shown,
         mark_sizes=tuple(_size(item.average_bits, item.total_bytes, size_axis) for item in shown),
     )
+
+
+def some_points(points: Sequence[ParetoPoint]) -> Sequence[ParetoPoint]:
+    """Points by rising size that draw the same line: of more than ``MANY_POINTS`` the last at each of as many sizes."""
+    if len(points) <= MANY_POINTS:
+        return points
+    sizes = np.array([point.average_bits for point in points])
+    wanted = np.linspace(sizes[0], sizes[-1], MANY_POINTS)
+    return [points[place] for place in np.unique(np.searchsorted(sizes, wanted, side="right") - 1)]
 
 
 def _size(average_bits: float, total_bytes: float, size_axis: SizeAxis) -> float:

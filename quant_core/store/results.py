@@ -18,6 +18,9 @@ from quant_core.store.kinds import fingerprint_of, kind_of, load_result
 REMEMBERED = 32
 """Answers kept as objects, so that a page that is drawn again does not parse them again."""
 
+FEW_RECIPES = 8
+"""Recipes kept likewise."""
+
 
 class ResultTable:
     """The results in ``database``."""
@@ -126,6 +129,9 @@ class RecipeTable:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._short: dict[str, tuple[str, SavedRecipe]] = {}
+        """Fingerprint and figures by id, which stands for the content: they never change."""
+        self._recent: OrderedDict[str, Recipe] = OrderedDict()
 
     def save(self, recipe: Recipe) -> str:
         """Keep ``recipe`` and return its id; the same recipe has the same id."""
@@ -139,23 +145,43 @@ class RecipeTable:
 
     def newest(self, fingerprint: str, limit: int) -> list[SavedRecipe]:
         """The newest recipes of a model, without reading all of each."""
-        rows = self._database.query(
-            """SELECT id, json_extract(data, '$.total_bytes'), json_extract(data, '$.average_bits'),
-                json_extract(data, '$.predicted_kl') FROM recipes
-                WHERE json_extract(data, '$.fingerprint') = ? ORDER BY created DESC, rowid DESC LIMIT ?""",
-            (fingerprint, limit),
-        )
-        return [SavedRecipe(*row) for row in rows]
+        found: list[SavedRecipe] = []
+        for row in self._database.query("SELECT id FROM recipes ORDER BY created DESC, rowid DESC"):
+            if len(found) == limit:
+                break
+            model, short = self._shortened(row["id"])
+            if model == fingerprint:
+                found.append(short)
+        return found
+
+    def _shortened(self, recipe_id: str) -> tuple[str, SavedRecipe]:
+        """A recipe's model and figures; reading them out of one of tens of thousands of units takes a while."""
+        if recipe_id not in self._short:
+            ((model, *figures),) = self._database.query(
+                """SELECT json_extract(data, '$.fingerprint'), json_extract(data, '$.total_bytes'),
+                    json_extract(data, '$.average_bits'), json_extract(data, '$.predicted_kl')
+                    FROM recipes WHERE id = ?""",
+                (recipe_id,),
+            )
+            self._short[recipe_id] = (model, SavedRecipe(recipe_id, *figures))
+        return self._short[recipe_id]
 
     def get(self, recipe_id: str) -> Recipe:
         """The recipe with an id; ``RecipeError`` if there is none that can be read."""
+        known = self._recent.get(recipe_id)
+        if known is not None:
+            return known
         rows = self._database.query("SELECT data FROM recipes WHERE id = ?", (recipe_id,))
         if not rows:
             raise RecipeError(f"There is no saved recipe {recipe_id!r}.", "Make it again, or open its file.")
         try:
-            return load(Recipe, json.loads(rows[0]["data"]))
+            recipe = load(Recipe, json.loads(rows[0]["data"]))
         except ValueError as error:
             raise RecipeError(
                 f"The saved recipe {recipe_id!r} comes from another version of QuantLens.",
                 "Make it again, or open its file.",
             ) from error
+        self._recent[recipe_id] = recipe
+        while len(self._recent) > FEW_RECIPES:
+            self._recent.popitem(last=False)
+        return recipe

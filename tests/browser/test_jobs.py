@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from quant_core.store import Store
-from tests.browser.served import Served, at_rest, go
+from tests.browser.served import Served, go
 from tests.workers import end_worker, until, worker_pid
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -67,18 +67,3 @@ def test_a_worker_killed_in_the_middle_is_told_and_retry_works(app: Served, page
     assert worker_pid(app.home) not in (0, first)
     strip(page).get_by_role("button", name="Cancel").click()
     until(lambda: sweep_state(app) == "cancelled", "the cancelled sweep")
-
-
-@pytest.mark.parametrize("stem", ["start", "sensitivity", "recipe", "runs"])
-def test_a_deep_link_on_a_fresh_server_finds_its_page_and_keeps_its_query(
-    app: Served, page: Page, stem: str
-) -> None:
-    page.goto(f"{app.url}/{stem}?budget=3.5bits&context=512")
-    expect(page.get_by_role("heading", name=stem.title(), level=1)).to_be_visible()
-    at_rest(page)
-    expect(page.get_by_role("dialog")).to_have_count(0)
-    assert "budget=3.5bits" in page.url
-    assert "context=512" in page.url
-    go(page, "Export" if stem != "export" else "Recipe")
-    at_rest(page)
-    assert "budget=3.5bits" in page.url, "the place is kept when the page changes"
