@@ -84,6 +84,7 @@ def test_where_layers_are() -> None:
     assert where([*down, unit("lm_head", -1)]) == "down_proj in blocks 0–2 and 7, lm_head"
     assert where([unit("w1[3]", 5), unit("w1[4]", 5)]) == "w1 in block 5"
     assert where([unit(f"r{role}", 0) for role in range(6)]).endswith("and 2 more roles")
+    assert where([unit(f"r{role}", 0) for role in range(5)]).endswith(", r4 in block 0")
 
 
 SCORES = st.lists(st.tuples(*[st.floats(-1e-3, 1.0)] * 4), min_size=1, max_size=3)

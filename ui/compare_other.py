@@ -77,7 +77,7 @@ def _title(name: str) -> str:
         return rest.upper()
     if kind == "recipe":
         return f"Saved recipe {rest}"
-    return f"All layers in {format_name(name)}" if name else "None"
+    return f"All layers in {format_name(name)}" if name else "Nothing else"
 
 
 def _resolved(info: ModelInfo, name: str) -> Other:

@@ -134,8 +134,9 @@ def texts(info: ModelInfo, recipe: Recipe | None) -> None:
         return
     job = latest(request)
     if job is None or job.state == "done":
-        who = f"{len(titles)} variants go" if len(titles) > 1 else "the model goes"
-        st.caption(f"Press Write: {who} on from the prompt, token by token.")
+        who = " and ".join(f"**{title}**" for title in titles.values())
+        goes = "go" if len(titles) > 1 else "goes"
+        st.caption(f"Press Write: {who} {goes} on from the prompt, token by token.")
     elif job.active:
         show_in_place(job.id)
         _stream(request, job.id, titles)

@@ -74,10 +74,12 @@ def controls(table: ScoreTable) -> tuple[str, ScoreName]:
         place.selectbox(f"Format ({len(table.formats)})", table.formats, width=300, **chosen)
     names = available(table)
     score = cast(ScoreName, state.SCORE.get() if state.SCORE.get() in names else names[0])
-    st.session_state["scores:score"] = score
+    several = len(names) > 1  # the one that a sweep knows first is nobody's choice, and not to be remembered
+    key = "scores:score" if several else "scores:only-score"
+    st.session_state[key] = score
     place.segmented_control(
-        "Score", names, format_func=lambda name: SCORE_TITLES[name], key="scores:score", required=True, wrap=True,
-        on_change=lambda: state.SCORE.set(st.session_state["scores:score"]), help=SCORE_HELP,
+        "Score", names, format_func=lambda name: SCORE_TITLES[name], key=key, required=True, wrap=True,
+        on_change=(lambda: state.SCORE.set(st.session_state[key])) if several else None, help=SCORE_HELP,
     )  # fmt: skip
     return form, score
 

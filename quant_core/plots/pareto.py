@@ -120,7 +120,7 @@ _STYLES: dict[MarkKind, _Style] = {
     "uniform": _Style("one format for all", "square", 9, 1),
     "rule": _Style("by rule", "cross", 11, 4),
     "measured": _Style("measured", "diamond", 11, 2),
-    "edited": _Style("edited by hand", "triangle-up", 13, 3),
+    "edited": _Style("this recipe", "triangle-up", 13, 3),
     "current": _Style("this recipe", "circle", 14, -1),
 }
 

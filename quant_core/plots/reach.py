@@ -185,9 +185,12 @@ def where(units: Sequence[Unit]) -> str:
     for unit in units:
         blocks.setdefault(unit.role.partition("[")[0], set()).add(unit.block)
     order = sorted(blocks, key=lambda role: -len(blocks[role]))
-    parts = [role + _blocks_text(sorted(blocks[role] - {-1})) for role in order[:_NAMED]]
-    more = len(order) - _NAMED
-    return ", ".join(parts) + (f" and {more} more {'role' if more == 1 else 'roles'}" if more > 0 else "")
+    named = (
+        order if len(order) == _NAMED + 1 else order[:_NAMED]
+    )  # to say "1 more" is no shorter than to name it
+    parts = [role + _blocks_text(sorted(blocks[role] - {-1})) for role in named]
+    more = len(order) - len(named)
+    return ", ".join(parts) + (f" and {more} more roles" if more else "")
 
 
 def _blocks_text(blocks: Sequence[int]) -> str:
