@@ -99,6 +99,10 @@ def draw_weight_map(data: WeightMap, palette: Palette, boxes: bool = True) -> go
                     f"≤ {number(-limit, 2)}", number(-limit / 2, 2), "0", number(limit / 2, 2), f"≥ {number(limit, 2)}",
                 ],
                 "outlinewidth": 0,
+                "title": {
+                    "text": "Error" if data.unit == "error" else "Weight value", "side": "bottom",
+                    "font": {"size": 12, "color": palette.muted},
+                },
             },
         )
     )  # fmt: skip
