@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+from hypothesis import HealthCheck, settings
 
 from quant_core import schema
 from quant_core import workspace as workspace_module
@@ -17,6 +18,10 @@ from tests import made_results
 from tests.made_catalog import CATALOG
 from tests.served_pages import seed
 from tests.tiny import CONFIGS, save
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+"""How fast a machine is, and what else it does, is no property of what is tested."""
 
 
 @pytest.fixture(scope="session")

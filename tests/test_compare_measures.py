@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from quant_core import plots
@@ -78,7 +78,6 @@ def test_the_sign_test_by_hand() -> None:
     assert sign_test(2000, 0) == 0.0, "too small for a float, and no overflow"
 
 
-@settings(deadline=None)  # scipy.stats is slow to wake
 @given(st.integers(1, 300).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count))))
 def test_the_interval_is_scipys_wilson(pair: tuple[int, int]) -> None:
     hits, count = pair
