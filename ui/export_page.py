@@ -19,6 +19,7 @@ from ui import scores, setup, words
 from ui.compare_page import CHAT, LENGTH, PROMPT, SEED, TEMPERATURE
 from ui.format_names import format_name
 from ui.jobs import show_error, workspace
+from ui.recipe_draft import RECIPE_ID
 from ui.score_view import MANY_LAYERS
 from ui.widgets import Figure, figures, notes
 
@@ -69,12 +70,9 @@ def summary(info: ModelInfo, recipe: Recipe) -> None:
 
 def downloads(info: ModelInfo, recipe: Recipe) -> None:
     """The two files, checked by reading them back before they are offered."""
+    few = len(recipe.units) <= MANY_LAYERS
     try:
-        few = len(recipe.units) <= MANY_LAYERS
-        texts = {kind: workspace().recipe_text(recipe, kind) for kind in KINDS[: 1 + few]}
-        loaded = workspace().result(workspace().inspect_request(info.ref))
-        for text in texts.values():
-            workspace().read_recipe(text, loaded or info)
+        texts = _checked(f"{RECIPE_ID.get()} {recipe.setup} {recipe.measured}", info, recipe)
     except QuantError as error:
         show_error(error)
         return
@@ -102,6 +100,17 @@ def downloads(info: ModelInfo, recipe: Recipe) -> None:
         with preview:
             shown = texts.get("yaml") or texts["json"][:_PREVIEW] + "\n…"
             st.code(shown, language=None, height=420)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _checked(key: str, _info: ModelInfo, _recipe: Recipe) -> dict[str, str]:
+    """The text of each kind of file, read back; of a recipe of very many layers JSON alone."""
+    few = len(_recipe.units) <= MANY_LAYERS
+    texts: dict[str, str] = {kind: workspace().recipe_text(_recipe, kind) for kind in KINDS[: 1 + few]}
+    loaded = workspace().result(workspace().inspect_request(_info.ref))
+    for text in texts.values():
+        workspace().read_recipe(text, loaded or _info)
+    return texts
 
 
 def file_name(info: ModelInfo, recipe: Recipe) -> str:

@@ -21,7 +21,7 @@ from quant_core.names import parse_format, unknown_weight
 from quant_core.recipes.make import VERSION
 from quant_core.recipes.parameters import format_parameters
 from quant_core.registry import unknown_name
-from quant_core.schema import FamilyInfo, MethodInfo, ModelInfo, Recipe, Unit
+from quant_core.schema import FamilyInfo, FormatSpec, MethodInfo, ModelInfo, Recipe, Unit
 
 LATER = ("terms",)
 """Fields that files of version 1 did not have from the start: a file without one has its default."""
@@ -177,14 +177,17 @@ def _check_units(
 ) -> None:
     """Whether the recipe names each weight of the model once, with a known format spelled out as it is."""
     units = {unit.name: unit for unit in info.units}
+    specs: dict[str, FormatSpec] = {}
     for name, entry in recipe.units.items():
         if name not in units:
             error = unknown_weight(name, units)
             raise RecipeError(error.message, error.hint)
         try:
-            spec = parse_format(entry.format, families, methods=methods)
+            if entry.format not in specs:
+                specs[entry.format] = parse_format(entry.format, families, methods=methods)
         except FormatError as error:
             raise RecipeError(f"{name}: {error.message}", error.hint) from error
+        spec = specs[entry.format]
         if spec.name != entry.format:
             raise RecipeError(
                 f"{name} has the format {entry.format!r}.", f"Write its full name, {spec.name!r}."
