@@ -1,6 +1,6 @@
 """Export: the model under the recipe for a runtime, the recipe as a file, and the commands that reproduce it."""
 
-from ui import export_files, export_tools
+from ui import export_files, export_report, export_tools
 from ui.compare_page import recipe_or_hint
 from ui.entry import ensure_entry, link
 from ui.export_page import commands, downloads, file_name, summary
@@ -19,5 +19,6 @@ else:
     export_files.panel(info, recipe, file_name(info, recipe))
     downloads(info, recipe)
     export_tools.panel(info, recipe)
+    export_report.panel(info, recipe, file_name(info, recipe))
     commands(info, recipe)
     link("compare", "Read its text once more")

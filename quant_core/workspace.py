@@ -19,7 +19,7 @@ from typing import BinaryIO, Literal, overload
 
 import psutil
 
-from quant_core import columns, costs, folders, recipes, schema, targets
+from quant_core import columns, costs, folders, recipes, report, schema, targets
 from quant_core.allocation import (
     calibration,
     choose,
@@ -453,6 +453,17 @@ class Workspace:
             QuantError: The file is another, damaged, or was changed; then nothing is stored.
         """
         return read_runs(file, self._client.store.results, self._client.store.runs, self._is_format)
+
+    @property
+    def usual_formats(self) -> tuple[str, ...]:
+        """Full names of the formats that are scored unless others are asked for."""
+        return tuple(self.parse_format(family).name for family in DEFAULT_FORMATS)
+
+    def report(self, info: ModelInfo, recipe: Recipe, file: str = "") -> report.Report:
+        """A recipe with all that is stored of it; commands call its file ``file``."""
+        whole = self.rewritten(info, recipe.setup.transforms)
+        version = recipes.library_versions().get("quantlens", "")
+        return report.gather(self._client.store, whole, recipe, version, self.usual_formats, file)
 
     def _is_format(self, name: str) -> bool:
         try:

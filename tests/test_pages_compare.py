@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from quant_core.cli.arguments import parser
 from quant_core.plots.palette import Palette, contrast, readable_on
+from quant_core.report.commands import evaluate_command, file_name, generate_command, recipe_command
 from quant_core.schema import (
     Attribution,
     AttributionRequest,
@@ -31,7 +32,6 @@ from tests.served_pages import MEASURED, WRITTEN, job, keep, open_page, seed, te
 from ui import compare_tokens, recipe_draft, theme
 from ui.compare_page import EXAMPLES, metrics_frame
 from ui.compare_text import Sides, from_events, text_html
-from ui.export_page import evaluate_command, file_name, generate_command, recipe_command
 
 PALETTE = Palette(
     ("#112233",) * 10, ("#000000", "#ffffff"), ("#000000", "#888888", "#ffffff"), *["#445566"] * 4
@@ -269,7 +269,9 @@ def test_export_leads_to_a_recipe_when_there_is_none(home: Path) -> None:
 
 def test_export_offers_both_files_and_the_commands(workspace: Workspace, info: ModelInfo) -> None:
     app = open_page("export")
-    assert [button.proto.label for button in app.get("download_button")] == ["Download JSON", "Download YAML"]
+    assert [button.proto.label for button in app.get("download_button")] == [
+        "Download JSON", "Download YAML", "Report (HTML)", "Report (Markdown)", "Model card",
+    ]  # fmt: skip
     assert [code.value.split()[3] for code in app.code] == ["recipe", "evaluate", "generate"]
     assert app.session_state["url:recipe"]
 
@@ -296,7 +298,8 @@ def test_the_commands_are_ones_that_the_command_line_takes(
     table = replace(table, precision=0.05)
     where = replace(info, ref=replace(info.ref, source="my models/it's", revision="v1", dtype="float32"))
     for command in (
-        recipe_command(where, table, recipe, file), evaluate_command(where, file), generate_command(where, file),
+        recipe_command(where, table, recipe, file, workspace.usual_formats), evaluate_command(where, file),
+        generate_command(where, file, GenerateRequest(where.ref, where.fingerprint, "Once 'upon' a time")),
     ):  # fmt: skip
         arguments = parser().parse_args(shlex.split(command)[3:])
         assert arguments.model == "my models/it's"

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections import Counter
-from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
 import pandas as pd
 import streamlit as st
 
-from quant_core.contrast import main_score
 from quant_core.errors import QuantError
-from quant_core.schema import ModelInfo, Recipe, ScoreTable, Terms, Use
+from quant_core.report import commands as lines
+from quant_core.schema import GenerateRequest, ModelInfo, Recipe
 from ui import scores, setup, words
 from ui.compare_page import CHAT, LENGTH, PROMPT, SEED, TEMPERATURE
 from ui.format_names import format_name
@@ -26,6 +23,7 @@ from ui.widgets import Figure, figures, notes
 KINDS: tuple[Literal["json", "yaml"], ...] = ("json", "yaml")
 _PREVIEW = 20_000
 """Letters that are shown of the file of a recipe of very many layers."""
+file_name = lines.file_name
 
 
 def summary(info: ModelInfo, recipe: Recipe) -> None:
@@ -113,128 +111,30 @@ def _checked(key: str, _info: ModelInfo, _recipe: Recipe) -> dict[str, str]:
     return texts
 
 
-def file_name(info: ModelInfo, recipe: Recipe) -> str:
-    """``demo-model-4.50-bits``: what the file is called, safe on every system."""
-    title = re.sub(r"[^A-Za-z0-9.-]+", "-", info.title).strip("-.") or "model"
-    return f"{title.lower()}-{recipe.average_bits:.2f}-bits"
-
-
 def commands(info: ModelInfo, recipe: Recipe) -> None:
     """The command lines that reproduce recipe, measurement and text; copyable."""
     st.subheader("The same without a browser", anchor=False)
     file = f"{file_name(info, recipe)}.json"
     table = scores.table(info)
-    if table is not None and recipe.budget is not None and _is_solved(info, table, recipe):
-        st.code(recipe_command(info, table, recipe, file), language=None, wrap_lines=True)
+    if table is not None and recipe.budget is not None and lines.is_solved(info, table, recipe):
+        st.code(
+            lines.recipe_command(info, table, recipe, file, workspace().usual_formats),
+            language=None,
+            wrap_lines=True,
+        )
         if not table.text_label.startswith("bundled"):
             st.caption(f"The scores are from {table.text_label}: add `--text FILE` with that text.")
     else:
         st.caption(
             "No budget alone leads to this recipe, as formats were chosen by hand: start from its file."
         )
-    st.code(evaluate_command(info, file), language=None, wrap_lines=True)
-    st.code(generate_command(info, file), language=None, wrap_lines=True)
+    st.code(lines.evaluate_command(info, file), language=None, wrap_lines=True)
+    st.code(lines.generate_command(info, file, _text(info)), language=None, wrap_lines=True)
 
 
-def _is_solved(info: ModelInfo, table: ScoreTable, recipe: Recipe) -> bool:
-    """Whether the recipe is what the solver answers to its budget and pins."""
-    if recipe.budget is None:
-        return False
-    try:
-        score = main_score(table)
-        solution = workspace().solve(info, table, recipe.budget, recipe.pins, score, terms=recipe.terms)
-    except QuantError:
-        return False
-    return all(
-        recipe.units[unit].format == name
-        for unit, name in solution.assignment.items()
-        if unit in recipe.units
-    )
-
-
-def _line(verb: str, info: ModelInfo, options: Sequence[tuple[str, str]]) -> str:
-    """One command; an option whose value is empty is a switch."""
-    ref = info.ref
-    where = [
-        ("--revision", ref.revision),
-        ("--dtype", ref.dtype.replace("auto", "")),
-        ("--device", ref.device.replace("auto", "")),
-    ]
-    parts = [item for item in where if item[1]] + list(options)
-    shown = [f"{name} {shlex.quote(value)}" if value else name for name, value in parts]
-    return " ".join(["python -m quant_core", verb, shlex.quote(ref.source), *shown])
-
-
-def recipe_command(info: ModelInfo, table: ScoreTable, recipe: Recipe, file: str) -> str:
-    """The command that makes this recipe from its budget; what is the default is left out."""
-    options = [*_limit_options(recipe), *_term_options(recipe.terms)]
-    if table.formats != tuple(workspace().parse_format(family).name for family in scores.FORMATS.default):
-        options.append(("--formats", ",".join(table.formats)))
-    if table.tokens != scores.TOKENS.default:
-        options.append(("--tokens", str(table.tokens)))
-    if main_score(table) != "fisher":
-        options.append(("--score", main_score(table)))
-    if table.precision:
-        options.append(("--precision", f"{table.precision:g}"))
-    if table.seed:
-        options.append(("--seed", str(table.seed)))
-    scored = set(table.units)
-    if any(not unit.decided for unit in info.units if unit.name in scored):
-        options.append(("--include", "embeddings"))
-    options += [("--transform", text) for text in recipe.setup.transforms]
-    options += [
-        (name, text)
-        for name, text in (("--activations", recipe.setup.activations), ("--kv-cache", recipe.setup.kv_cache))
-        if text
-    ]
-    options += [("--pin", f"{unit}={name}") for unit, name in recipe.pins.items()]
-    return _line("recipe", info, [*options, ("--out", file)])
-
-
-def _limit_options(recipe: Recipe) -> list[tuple[str, str]]:
-    """The budget and all other limits; of two of a kind the tighter one."""
-    limits, budget = recipe.terms.limits, recipe.budget
-    bits = [limits.bits] if limits.bits else []
-    size = [limits.bytes] if limits.bytes else []
-    if budget is not None:
-        (bits if budget.kind == "bits" else size).append(budget.value)
-    found = {
-        "--bits": min(bits, default=0.0),
-        "--megabytes": min(size, default=0.0) / 1e6,
-        "--memory": limits.memory / 1e6,
-        "--active": limits.active / 1e6,
-        "--milliseconds": limits.milliseconds,
-    }
-    return [(name, f"{value:.10g}") for name, value in found.items() if value]
-
-
-def _term_options(terms: Terms) -> list[tuple[str, str]]:
-    """Target, rules, and how the model is to run, as far as they are not the defaults."""
-    found = [("--target", terms.target)] if terms.target != "any" else []
-    for rule in terms.rules:
-        found += [("--never-below", f"{rule.pattern}={rule.least_bits:g}")] if rule.least_bits else []
-        found += [("--only", f"{rule.pattern}={','.join(rule.families)}")] if rule.families else []
-    use, usual = terms.use, Use()
-    found += [("--context", str(use.context))] if use.context != usual.context else []
-    found += [("--batch", str(use.batch))] if use.batch != usual.batch else []
-    found += [("--hardware", use.hardware)] if use.hardware else []
-    return found
-
-
-def evaluate_command(info: ModelInfo, file: str) -> str:
-    """The command that measures the recipe's file."""
-    return _line("evaluate", info, [("--recipe", file)])
-
-
-def generate_command(info: ModelInfo, file: str) -> str:
-    """The command that writes from the compare page's prompt."""
-    options = [
-        ("--recipe", file),
-        ("--prompt", PROMPT.get()),
-        ("--seed", str(SEED.get())),
-        ("--tokens", str(LENGTH.get())),
-        ("--temperature", f"{TEMPERATURE.get():g}"),
-    ]
-    if info.chat:
-        options.append(("--chat" if CHAT.get() == "yes" else "--no-chat", ""))
-    return _line("generate", info, options)
+def _text(info: ModelInfo) -> GenerateRequest:
+    """What the compare page writes."""
+    return GenerateRequest(
+        info.ref, info.fingerprint, PROMPT.get(), None, LENGTH.get(), SEED.get(), TEMPERATURE.get(),
+        chat=info.chat and CHAT.get() == "yes",
+    )  # fmt: skip

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 
+from quant_core import quantities
+
+size = quantities.size
+
 
 def count(value: float) -> str:
     """``15_234_000`` as ``15.2 M``; no unit follows, so name it (``15.2 M parameters``)."""
@@ -12,15 +16,6 @@ def count(value: float) -> str:
             scale = 1e3 if letter == "k" else limit
             return f"{value / scale:.3g} {letter}"
     return f"{value:,.0f}"
-
-
-def size(n_bytes: float) -> str:
-    """Bytes as kB, MB, GB or TB (powers of 1000)."""
-    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(n_bytes) >= limit:
-            value = n_bytes / limit
-            return f"{value:.2f} {unit}" if value < 100 else f"{value:,.0f} {unit}"
-    return f"{n_bytes:.0f} bytes"
 
 
 def nats(value: float | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quant_core.cli import commands, exporting, listing, measuring, runs, weights
+from quant_core.cli import commands, exporting, listing, measuring, reporting, runs, weights
 from quant_core.recipes.foreign import DIALECTS
 from quant_core.schema import ProveRequest
 from quant_core.targets import EXPORTS, TARGETS
@@ -118,6 +118,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="folder to make; for a tool that quantizes by itself, the file",
     )
+
+    report = add(
+        "report", reporting.report, "Write what is stored of a recipe as a report or a model card.", model
+    )
+    report.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="recipe to report of")
+    report.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the file to write (.html or .md)"
+    )
+    report.add_argument("--card", action="store_true", help="write a model card for a hub (README.md)")
 
     train = add(
         "train", commands.train, "Fine-tune quantized weights to stay near the original.", model, setup

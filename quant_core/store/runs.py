@@ -5,6 +5,7 @@ A run is a result that somebody waited for. Opened models, layers that were look
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import threading
@@ -87,7 +88,7 @@ class RunTable:
         """The run with a key; ``QuantError`` if there is none."""
         rows = self._database.query(
             f"""SELECT kind, fingerprint, created, request, origin, note FROM results LEFT JOIN runs USING (key)
-                WHERE key = ? AND kind IN ({_MARKS}, 'rescore')""",
+                WHERE key = ? AND kind IN ({_MARKS}, 'rescore', 'export')""",
             (key, *KINDS),
         )
         result = self._results.get(key) if rows else None
@@ -106,6 +107,19 @@ class RunTable:
             origin=_origin(row["origin"]),
             note=row["note"] or "",
         )
+
+    def of_model(self, fingerprint: str) -> list[Run]:
+        """All runs of a model and what was exported of it, the oldest first; unreadable ones are left out."""
+        rows = self._database.query(
+            f"""SELECT key FROM results WHERE fingerprint = ? AND kind IN ({_MARKS}, 'rescore', 'export')
+                ORDER BY created, key""",
+            (fingerprint, *KINDS),
+        )
+        found = []
+        for row in rows:
+            with contextlib.suppress(QuantError):  # an older QuantLens wrote it in another shape
+                found.append(self.get(row["key"]))
+        return found
 
     def model(self, fingerprint: str) -> ModelInfo | None:
         """What a model is that was opened here or came with a run; None if it is not known."""
