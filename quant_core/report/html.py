@@ -34,6 +34,7 @@ dd.detail, footer { color: var(--quiet); font-size: .87rem } ul { margin: .4rem 
   overflow-wrap: normal }
 th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
   min-width: 5rem }
+td.number { white-space: nowrap }
 th { color: var(--quiet); font-weight: 600 } .number { text-align: right; font-variant-numeric: tabular-nums }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .45rem; padding: .6rem .8rem;
   margin: .3rem 0; white-space: pre-wrap;
