@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quant_core.__main__ import main
 from quant_core.report import card, compose, to_html, to_markdown
 from quant_core.report.document import (
     Bars,
@@ -156,7 +157,7 @@ def test_the_calibrated_interval_and_a_row_of_a_proof_are_found(
         if isinstance(block, Spans) and section.title == "Predicted and measured"
     )
     assert [row.label for row in spans.rows] == [
-        "predicted: sum of scores", "predicted: calibrated", "measured beside 1 other recipes",
+        "predicted: sum of scores", "predicted: calibrated", "measured side by side, 2 recipes",
     ]  # fmt: skip
     assert spans.rows[-1].value == pytest.approx(0.2)
     assert spans.rows[-1].high == pytest.approx(0.2 + 1.96 * 0.1)
@@ -269,6 +270,25 @@ def test_the_licence_is_read_from_front_matter_alone(tmp_path: Path, text: str, 
     (tmp_path / "README.md").write_text(text)
     assert licence_in(tmp_path / "README.md") == licence
     assert licence_in(tmp_path / "none.md") == ""
+
+
+def test_the_command_writes_what_its_ending_names(
+    home: Path, info: ModelInfo, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = Workspace(home)
+    keep(home, workspace.inspect_request(info.ref), info)
+    file = home / "r.json"
+    file.write_text(workspace.recipe_text(recipe, "json"))
+    workspace.close()
+    common = ["report", "bundled", "--recipe", str(file), "--home", str(home), "--out"]
+    for name, start in (("a.html", "<!DOCTYPE html>"), ("a.md", "# A made model")):
+        assert main([*common, str(home / name)]) == 0
+        assert (home / name).read_text().startswith(start)
+    assert main([*common, str(home / "README.md"), "--card"]) == 0
+    assert (home / "README.md").read_text().startswith("---\nlicense: apache-2.0\n")
+    with pytest.raises(SystemExit):
+        main([*common, str(home / "a.pdf")])
+    assert "neither .html nor .md" in capsys.readouterr().err
 
 
 def test_the_page_offers_three_files(info: ModelInfo) -> None:

@@ -194,8 +194,9 @@ def _method(report: Report) -> tuple[Block, ...]:
         "in nats a token; 0 is the same.",
         "Each layer is scored alone in each format; a recipe's prediction is the sum over its layers.",
         "The recipe is the choice of formats with the least predicted KL within all limits."
-        if recipe.budget
-        else "No budget is recorded: formats were chosen by hand or by rule.",
+        if report.solved
+        else "The stored scores and the recipe's budget alone do not lead to it: formats were chosen by hand, "
+        "by rule, or by measuring several.",
     ]
     if table is not None:
         if table.fisher:
@@ -235,7 +236,7 @@ def _texts(report: Report) -> Table:
             use = {"evaluate": "measurement", "prove": "side by side", "tails": "spread of KL"}[run.kind]
             seen.setdefault((use, result.text_label, result.text_hash), result.tokens)
     rows = tuple((*key, f"{tokens:,}" if tokens else "not recorded") for key, tokens in seen.items())
-    return Table(("Used for", "Text", "SHA-256 (start)", "Tokens"), rows, (3,))
+    return Table(("Used for", "Text", "Content hash", "Tokens"), rows, (3,))
 
 
 def _bits(recipe: Recipe) -> dict[str, float]:
@@ -329,7 +330,7 @@ def _measured(report: Report) -> list[Measured]:
         for asked, row in zip(run.request.assignments, proof.kl, strict=True):
             if dict(asked) == report.recipe.assignment() and row:
                 error = stdev(row) / len(row) ** 0.5 if len(row) > 1 else 0.0
-                mean, how = sum(row) / len(row), f"beside {len(proof.kl) - 1} other recipes"
+                mean, how = sum(row) / len(row), f"side by side, {len(proof.kl)} recipes"
                 found.append(Measured(mean, error, proof.tokens, proof.text_label, proof.text_hash, how))
     return found
 
@@ -491,7 +492,7 @@ def _machine(run: Run) -> str:
 
 def _commands(report: Report) -> tuple[Block, ...]:
     blocks: list[Block] = [Verbatim("", command) for command in report.commands]
-    if report.recipe.budget is None or len([one for one in report.commands if " recipe " in one]) == 0:
+    if not report.solved:
         blocks.insert(
             0, Text("Start from the recipe's file: no budget with the stored scores alone leads to it.")
         )

@@ -44,6 +44,8 @@ class Report:
     front: tuple[ParetoPoint, ...]
     runs: tuple[Run, ...]
     """What was scored, measured, written and exported of this very recipe, the oldest first."""
+    solved: bool
+    """Whether it is what the solver answers to its budget with the stored scores."""
     commands: tuple[str, ...]
 
     def results(self, kind: type[R]) -> list[tuple[Run, R]]:

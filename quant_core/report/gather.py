@@ -76,7 +76,8 @@ def gather(
     file = file or f"{file_name(info, recipe)}.json"
     shown = replace(info, ref=replace(info.ref, source=public_name(info.ref.source) or info.title))
     commands = [evaluate_command(shown, file)]
-    if table is not None and is_solved(info, table, recipe):
+    solved = table is not None and is_solved(info, table, recipe)
+    if table is not None and solved:
         commands.insert(0, recipe_command(shown, table, recipe, file, usual))
     written = [run.request for run in mine if isinstance(run.request, GenerateRequest)]
     commands += [generate_command(shown, file, request) for request in written[-1:]]
@@ -90,6 +91,7 @@ def gather(
         interval=interval,
         front=front,
         runs=tuple(mine),
+        solved=solved,
         commands=tuple(commands),
     )
 

@@ -30,9 +30,11 @@ p { margin: .4rem 0 } .question { color: var(--quiet) } .answer { font-size: 1.1
 .facts div { background: var(--card); border: 1px solid var(--line); border-radius: .45rem; padding: .6rem .8rem }
 dt { color: var(--quiet); font-size: .87rem } dd { margin: 0 } dd.value { font-size: 1.35rem; font-weight: 550 }
 dd.detail, footer { color: var(--quiet); font-size: .87rem } ul { margin: .4rem 0; padding-left: 1.2rem }
-.wide { overflow-x: auto; margin: .6rem 0 } table { border-collapse: collapse; font-size: .87rem; min-width: 50% }
+.wide { overflow-x: auto; margin: .6rem 0 } table { border-collapse: collapse; font-size: .87rem; min-width: 50%;
+  overflow-wrap: normal }
 th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
   min-width: 5rem }
+td.number { white-space: nowrap }
 th { color: var(--quiet); font-weight: 600 } .number { text-align: right; font-variant-numeric: tabular-nums }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .45rem; padding: .6rem .8rem;
   margin: .3rem 0; white-space: pre-wrap;
