@@ -56,9 +56,11 @@ def settle(page: Page) -> list[str]:
 
 @pytest.mark.parametrize("stem", [spec.stem for spec in PAGES])
 def test_a_page_can_be_read_by_everybody(app_with_results: Served, page: Page, stem: str) -> None:
-    page.goto(f"{app_with_results.url}/{stem}")
-    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    page.goto(f"{app_with_results.url}/{stem}?budget=3.5bits&context=512")
+    expect(page.get_by_role("heading", name=stem.title(), level=1)).to_be_visible()
     assert not settle(page)
+    assert "budget=3.5bits" in page.url
+    assert "context=512" in page.url
 
     page.emulate_media(color_scheme="dark")
     assert not settle(page)

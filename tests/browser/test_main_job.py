@@ -51,6 +51,7 @@ def test_from_the_model_to_a_downloaded_recipe(app: Served, page: Page, tmp_path
     expect(panels.nth(1).locator(".token").first).to_have_attribute(
         "title", re.compile(r"^KL .* nats · probability")
     )
+    page.get_by_text("On text", exact=True).click()
     expect(page.get_by_text("shows quality, not speed")).to_be_visible()
 
     go(page, "Export")

@@ -11,7 +11,6 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.served import Served, at_rest, go, serve
 from tests.served_pages import seed
 from tests.workers import end_worker
-from ui.entry import PAGES
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -35,21 +34,16 @@ def fresh(tmp_path_factory: pytest.TempPathFactory, chrome: Browser) -> Iterator
     end_worker(home)
 
 
-FIRST = "recipe"
-"""The page of the very first request to the server, which runs the page's file without app.py."""
-
-
-@pytest.mark.parametrize("stem", [FIRST, *(spec.stem for spec in PAGES if spec.stem != FIRST)])
-def test_a_deep_link_finds_its_page_and_keeps_its_query(fresh: Served, page: Page, stem: str) -> None:
-    page.goto(f"{fresh.url}/{stem}?{'&'.join(f'{name}={text}' for name, text in QUERY.items())}")
-    expect(page.get_by_role("heading", name=stem.title(), level=1)).to_be_visible()
+def test_the_first_request_to_a_server_keeps_its_query(fresh: Served, page: Page) -> None:
+    """It runs the page's file without app.py; other pages' links are followed in ``test_every_page``."""
+    page.goto(f"{fresh.url}/recipe?{'&'.join(f'{name}={text}' for name, text in QUERY.items())}")
+    expect(page.get_by_role("heading", name="Recipe", level=1)).to_be_visible()
     at_rest(page)
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert kept(page) == QUERY
-    if stem == FIRST:
-        go(page, "Export")
-        at_rest(page)
-        assert kept(page) == QUERY, "the place is kept when the page changes"
+    go(page, "Export")
+    at_rest(page)
+    assert kept(page) == QUERY, "the place is kept when the page changes"
 
 
 def kept(page: Page) -> dict[str, str]:

@@ -41,6 +41,7 @@ def test_a_box_selects_layers_that_the_recipe_then_pins(app: Served, page: Page)
     cells = page.locator(".st-key-cells-map .nsewdrag").first
     expect(cells).to_be_visible()
     at_rest(page)
+    cells.scroll_into_view_if_needed()
     area = cells.bounding_box()
     assert area is not None
     page.mouse.move(area["x"] + 3, area["y"] + 3)
