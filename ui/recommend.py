@@ -24,7 +24,7 @@ from ui import entry, proof, scores, state, words
 from ui import recipe_draft as drafts
 from ui.jobs import in_fragment, latest, request_result, workspace
 
-GOALS = {"size": "A size", "machine": "This machine", "hardware": "Another machine"}
+GOALS = {"size": "A size", "machine": "This machine", "hardware": "Another"}
 GOAL = state.choice_param("for", "what to recommend for", tuple(GOALS))
 SIZE = state.number_param("mb", "the size", 0, 0, 1e8)
 """MB; 0 for the one that is proposed."""
