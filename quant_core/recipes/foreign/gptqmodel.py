@@ -12,7 +12,7 @@ from typing import Any
 from quant_core.recipes.foreign._common import as_json, bits, group
 from quant_core.recipes.foreign.base import ROWS_ONLY, LayerDialect, Layers, register
 from quant_core.schema import FormatSpec
-from quant_core.targets import Holds, Target
+from quant_core.targets import TARGETS, Target
 
 
 class GptqModel(LayerDialect):
@@ -25,15 +25,7 @@ class GptqModel(LayerDialect):
         title="GPTQModel",
         help="Quantizes by GPTQ for transformers, vLLM and SGLang.",
         source="GPTQModel 7, quantization/config.py",
-        holds=(
-            Holds(
-                ("int2", "int3", "int4", "int8"),
-                ("channel", "group"),
-                (32, 64, 128),
-                ("sym", "asym"),
-                multiple=32,
-            ),
-        ),
+        holds=TARGETS["gptq"].holds,
         stays=ROWS_ONLY | {"head": "it leaves the head out unless asked otherwise"},
     )
 
