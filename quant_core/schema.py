@@ -1489,6 +1489,8 @@ class Imported:
 
     added: tuple[str, ...]
     keys: tuple[str, ...]
+    votes: int = 0
+    """Blind votes that are new, those on runs that were here already included."""
 
 
 # --- allocation and recipes -----------------------------------------------------------------------------------------

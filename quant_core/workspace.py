@@ -427,7 +427,7 @@ class Workspace:
         return self._client.store.runs.model(fingerprint)
 
     def export_runs(self, keys: Iterable[str], file: BinaryIO) -> None:
-        """Write runs with their models and arrays as one zip file.
+        """Write runs with their models, arrays and blind votes as one zip file.
 
         Folders of this machine are left out; a text of the user's own is in it, since the run's key is of that text.
 
@@ -444,6 +444,7 @@ class Workspace:
             [(run, _public(run)) for run in chosen.values()],
             [schema.replace(info, ref=_public_ref(info.ref)) for info in models.values() if info is not None],
             list(arrays),
+            {key: self.votes(key) for key in chosen},
         )
 
     def import_runs(self, file: BinaryIO) -> Imported:
@@ -452,7 +453,8 @@ class Workspace:
         Raises:
             QuantError: The file is another, damaged, or was changed; then nothing is stored.
         """
-        return read_runs(file, self._client.store.results, self._client.store.runs, self._is_format)
+        store = self._client.store
+        return read_runs(file, store.results, store.runs, store.votes, self._is_format)
 
     @property
     def usual_formats(self) -> tuple[str, ...]:
@@ -480,6 +482,14 @@ class Workspace:
     def votes(self, key: str) -> list[Vote]:
         """The votes of all voters on the texts under a key."""
         return self._client.store.votes.of(key)
+
+    def end_vote(self, key: str, voter: str) -> None:
+        """Keep that a voter has seen the result."""
+        self._client.store.votes.end(key, voter)
+
+    def has_ended_vote(self, key: str, voter: str) -> bool:
+        """Whether a voter has asked for the result."""
+        return self._client.store.votes.has_ended(key, voter)
 
     # --- models
 

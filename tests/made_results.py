@@ -10,14 +10,21 @@ from typing import Literal
 from quant_core.schema import (
     ChannelRanges,
     Channels,
+    ChoiceScores,
     FormatView,
+    Guess,
     Histogram,
+    KlTails,
     LayerInputs,
     LayerView,
     Matrix,
     ModelInfo,
     ModelRef,
+    PromptTexts,
+    Question,
     ScoreTable,
+    Speed,
+    Speeds,
     Spot,
     Training,
     TrainRequest,
@@ -25,6 +32,7 @@ from quant_core.schema import (
     UnitStatistics,
     WeightStatistics,
     Window,
+    WorstToken,
     replace,
 )
 
@@ -41,6 +49,27 @@ FORMATS = ("int2/g64/asym", "int3/g64/asym", "int4/g64/asym", "int8/g64/asym", "
 BITS = (2.28125, 3.296875, 4.3125, 8.375, 4.25, 8.0625)
 STATE = "5" * 24
 KL = (0.03, 0.004, 0.0008, 0.000003, 0.0006, 0.00002)
+PROMPTS = ("Once", "The ship", "My dear")
+WROTE = PromptTexts(((" there", " was"), (" sank", " sank"), (" sister", " goose")), 3.0)
+ASKED = (
+    Question("The dog began to", ("bark.", "read."), 0),
+    Question("It rained, so she took her", ("umbrella.", "piano."), 0),
+    Question("Two and two are", ("five.", "four."), 1),
+)
+SCORED = ChoiceScores(
+    ((-1.0, -2.0), (-1.0, -3.0), (-2.0, -1.0)), ((-1.0, -2.0), (-4.0, -1.0), (-2.0, -1.0)), 0, 1.0
+)
+WORST = WorstToken("the cat sat on the", " mat", 2.5, (Guess(" mat", 0.8),), (Guess(" log", 0.6),), 0.8, 0.05)
+SPREAD = KlTails(
+    (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0), (10, 50, 30, 8, 2), 0.05, 0.01, 0.1, 1.2, 2.4, 2.5, 0.1, (WORST,), 100,
+    "e" * 24, "bundled evaluation text", 2.0,
+)  # fmt: skip
+TIMED = Speeds(
+    tuple(
+        Speed((0.02, 0.01, 0.03), (6400, 4000, 9000), (middle, 80, 95), 500_000_000, None) for middle in (90, 85)
+    ),
+    128, 32, 5, "float32", "A made CPU", "cpu", 1, None, 4.0,
+)  # fmt: skip
 
 
 def model(blocks: int = 8, embedding: bool = True, experts: int = 0) -> ModelInfo:

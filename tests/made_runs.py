@@ -9,16 +9,21 @@ import torch
 from quant_core.formats import Codes, Grid
 from quant_core.methods.trained import Header, write_tensors, write_trained
 from quant_core.schema import (
+    ChoicesRequest,
     EvaluateRequest,
     GenerateRequest,
     ModelInfo,
     Origin,
+    PromptsRequest,
     Proof,
     ProveRequest,
     Request,
     Result,
     SensitivityRequest,
+    SpeedRequest,
+    TailsRequest,
     TrainRequest,
+    VariantSpec,
     digest,
     replace,
 )
@@ -33,6 +38,7 @@ ORIGIN = Origin(
 )
 UNIT = "model.layers.0.mlp.down_proj.weight"
 LOW, HIGH = {UNIT: "int2/g64/asym"}, {UNIT: "int8/g64/asym"}
+PAIR = (VariantSpec(label="Original"), VariantSpec(LOW, label="Recipe at 2.28 bits"))
 
 
 def requests(info: ModelInfo) -> dict[str, Request]:
@@ -48,6 +54,10 @@ def requests(info: ModelInfo) -> dict[str, Request]:
         "proof": ProveRequest(model, mark, (LOW, HIGH)),
         "text": GenerateRequest(model, mark, "Once <b>upon</b>", LOW),
         "training": TrainRequest(model, mark, LOW),
+        "vote": PromptsRequest(model, mark, made_results.PROMPTS, PAIR),
+        "choices": ChoicesRequest(model, mark, made_results.ASKED, LOW),
+        "tails": TailsRequest(model, mark, LOW),
+        "speed": SpeedRequest(model, mark, PAIR),
     }
 
 
@@ -72,6 +82,10 @@ def fill(home: Path, info: ModelInfo) -> dict[str, str]:
         ),
         "text": WRITTEN,
         "training": made_results.training(training, trained),
+        "vote": made_results.WROTE,
+        "choices": made_results.SCORED,
+        "tails": made_results.SPREAD,
+        "speed": made_results.TIMED,
     }
     store = Store(home)
     for place, (name, request) in enumerate(asked.items()):

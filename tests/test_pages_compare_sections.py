@@ -9,51 +9,22 @@ from streamlit.testing.v1 import AppTest
 
 from quant_core.schema import (
     Budget,
-    ChoiceScores,
     ChoicesRequest,
-    Guess,
-    KlTails,
     ModelInfo,
     PromptsRequest,
-    PromptTexts,
-    Question,
     Request,
     ScoreTable,
-    Speed,
     SpeedRequest,
-    Speeds,
     TailsRequest,
     VariantSpec,
-    WorstToken,
 )
 from quant_core.store.keys import request_key
 from quant_core.store.votes import Vote
 from quant_core.workspace import Workspace
+from tests.made_results import ASKED, PROMPTS, SCORED, SPREAD, TIMED, WROTE
 from tests.served_pages import job, keep, open_page, seed, texts
 from ui.compare_ballot import is_swapped
 from ui.compare_reveal import tally, verdict
-
-PROMPTS = ("Once", "The ship", "My dear")
-WROTE = PromptTexts(((" there", " was"), (" sank", " sank"), (" sister", " goose")), 3.0)
-ASKED = (
-    Question("The dog began to", ("bark.", "read."), 0),
-    Question("It rained, so she took her", ("umbrella.", "piano."), 0),
-    Question("Two and two are", ("five.", "four."), 1),
-)
-SCORED = ChoiceScores(
-    ((-1.0, -2.0), (-1.0, -3.0), (-2.0, -1.0)), ((-1.0, -2.0), (-4.0, -1.0), (-2.0, -1.0)), 0, 1.0
-)
-WORST = WorstToken("the cat sat on the", " mat", 2.5, (Guess(" mat", 0.8),), (Guess(" log", 0.6),), 0.8, 0.05)
-SPREAD = KlTails(
-    (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0), (10, 50, 30, 8, 2), 0.05, 0.01, 0.1, 1.2, 2.4, 2.5, 0.1, (WORST,), 100,
-    "e" * 24, "bundled evaluation text", 2.0,
-)  # fmt: skip
-TIMED = Speeds(
-    tuple(
-        Speed((0.02, 0.01, 0.03), (6400, 4000, 9000), (middle, 80, 95), 500_000_000, None) for middle in (90, 85)
-    ),
-    128, 32, 5, "float32", "A made CPU", "cpu", 1, None, 4.0,
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -180,6 +151,20 @@ def test_a_vote_can_be_taken_back(home: Path, workspace: Workspace, asked: Promp
     votes = workspace.votes(key)
     assert len(votes) == 1
     assert votes[0].choice == is_swapped(key, votes[0].voter, 0)
+
+
+def test_whoever_ended_a_vote_finds_its_result_again(
+    home: Path, workspace: Workspace, asked: PromptsRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was kept for the session only: a reload went on asking somebody who had seen who wrote which."""
+    monkeypatch.setattr("ui.compare_ballot.voter_id", lambda: "ann")
+    keep(home, asked, WROTE)
+    open_page("compare", tab="vote", vote=request_key(asked)).button(key="vote:end").click().run()
+    assert "Who wrote which" in texts(open_page("compare", tab="vote", vote=request_key(asked)))
+    monkeypatch.setattr("ui.compare_ballot.voter_id", lambda: "bob")
+    assert len(_pages(open_page("compare", tab="vote", vote=request_key(asked)))) == 2
+    workspace.delete_run(request_key(asked))
+    assert not workspace.has_ended_vote(request_key(asked), "ann")
 
 
 def test_orders_are_drawn_for_each_voter_and_prompt() -> None:

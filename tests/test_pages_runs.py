@@ -21,6 +21,7 @@ from quant_core.schema import (
     replace,
 )
 from quant_core.store import Store
+from quant_core.store.keys import request_key
 from quant_core.workspace import Workspace, browser_roots
 from tests import made_results, made_runs
 from tests.served_pages import MEASURED, job, keep, open_page, texts
@@ -114,7 +115,9 @@ def test_finished_it_lists_every_run_with_its_number_and_unit(keys: dict[str, st
 # --- one run
 
 
-@pytest.mark.parametrize("name", ["scores", "measured", "low", "proof", "text", "training"])
+@pytest.mark.parametrize("name", [
+    "scores", "measured", "low", "proof", "text", "training", "vote", "choices", "tails", "speed",
+])  # fmt: skip
 def test_a_run_is_reopened_by_its_link_with_answer_and_provenance(
     keys: dict[str, str], info: ModelInfo, name: str
 ) -> None:
@@ -125,12 +128,14 @@ def test_a_run_is_reopened_by_its_link_with_answer_and_provenance(
         info.fingerprint,
         "A made CPU",
         "PyTorch 2.9.0",
-        "Seed" if name == "text" else "Text",
+        {"text": "Seed", "vote": "Seed", "choices": "Questions", "speed": "Rounds"}.get(name, "Text"),
     ):
         assert part in shown
     assert [link.proto.label for link in app.get("page_link")] == [
         {"scores": "Open its map", "measured": "Open its map", "low": "Open the recipe it measured",
-         "proof": "Open the measured best", "text": "Open the texts", "training": "Open its curve"}[name]
+         "proof": "Open the measured best", "text": "Open the texts", "training": "Open its curve",
+         "vote": "Open the blind vote", "choices": "Open the answers", "tails": "Open the spread",
+         "speed": "Open the speeds"}[name]
     ]  # fmt: skip
 
 
@@ -215,6 +220,37 @@ def test_two_evaluations_are_told_apart_by_figures_and_settings(keys: dict[str, 
     assert "**All weights**" in shown
     assert "1 layer changed: INT2 g64 asym × 1,1 layer changed: INT8 g64 asym × 1" in shown
     assert "Layers with another format" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "rows"),
+    [
+        ("vote", {"seed": 7}, ("**Prompts**,3,3", "**Votes**,\"2, of 2 voters\",\"0, of 0 voters\"",
+                               "**Votes for variant 2**,50.0 %,–", "**Seed**,0,7")),
+        ("choices", {"assignment": made_runs.HIGH}, (
+            "**Right, likeliest: recipe**\",66.7 % (20.8 % to 93.9 %),66.7 %", "1 and 0 (McNemar, p = 1)", "INT8 g64")),
+        ("tails", {"tokens": 512}, ("**99.9 % below**,2.40 nats,2.40 nats", "“mat” after", "512 tokens of")),
+        ("speed", {"take": 2}, ("**Writing, variant 2**\",85.0 tokens/s (80.0 to 95.0)", "measurement**,1,2")),
+    ],
+)  # fmt: skip
+def test_two_runs_of_each_further_kind_are_compared_by_settings_and_figures(
+    home: Path, keys: dict[str, str], info: ModelInfo, here: Workspace, name: str, change: dict[str, object],
+    rows: tuple[str, ...],
+) -> None:  # fmt: skip
+    request = replace(made_runs.requests(info)[name], **change)
+    keep(home, request, here.stored_run(keys[name]).result)
+    here.vote(keys["vote"], "ann", 0, 1)
+    here.vote(keys["vote"], "bob", 0, -1)
+    app = open_page("runs", **{"run": keys[name], "with": request_key(request)})
+    shown = tables(app).replace("\\", "")
+    for row in rows:
+        assert row in shown
+
+
+def test_a_vote_that_goes_on_elsewhere_is_not_given_away(keys: dict[str, str]) -> None:
+    """Whoever opens the run may still have to vote: whose a text is stays unsaid."""
+    app = open_page("runs", run=keys["vote"])
+    assert "goose" not in texts(app) + tables(app)
 
 
 def test_two_sweeps_are_compared_by_rank_and_by_the_layers_that_moved(keys: dict[str, str]) -> None:

@@ -21,6 +21,7 @@ from quant_core.jobs.origin import origin_now
 from quant_core.schema import ModelInfo, RescoreRequest, ScoreTable, SensitivityRequest, replace
 from quant_core.store import Store, database, exchange
 from quant_core.store.keys import request_key
+from quant_core.store.votes import Vote
 from quant_core.workspace import Workspace
 from tests import made_results, made_runs
 from tests.served_pages import MEASURED
@@ -213,6 +214,9 @@ def test_runs_come_back_as_they_were_with_models_and_arrays(
     store.results.put(schema.InspectRequest(where), replace(model, ref=where))
     store.close()
     full.set_note(keys["low"], "*mine*")
+    full.vote(keys["vote"], "ann", 0, 1)
+    full.vote(keys["vote"], "ann", 0, -1)
+    full.vote(keys["vote"], "bob", 2, 0)
     file = exported(full, *keys.values())
     assert b"someone" not in b"".join(
         zipfile.ZipFile(io.BytesIO(file)).read(name) for name in zipfile.ZipFile(io.BytesIO(file)).namelist()
@@ -220,6 +224,8 @@ def test_runs_come_back_as_they_were_with_models_and_arrays(
     found = empty.import_runs(io.BytesIO(file))
     assert sorted(found.keys) == sorted(keys.values())
     assert len(found.added) == len(keys)
+    assert found.votes == 2
+    assert empty.votes(keys["vote"]) == full.votes(keys["vote"]) == [Vote("ann", 0, -1), Vote("bob", 2, 0)]
     assert arrays(empty) == arrays(full)
     assert empty.runs() == full.runs()
     for key in keys.values():
@@ -239,6 +245,42 @@ def test_importing_what_is_here_changes_nothing(full: Workspace, keys: dict[str,
     found = full.import_runs(io.BytesIO(file))
     assert found.added == ()
     assert [full.stored_run(key) for key in keys.values()] == before
+
+
+def test_votes_of_two_classes_come_together_and_none_counts_twice(
+    full: Workspace, empty: Workspace, keys: dict[str, str]
+) -> None:
+    full.vote(keys["vote"], "ann", 0, 1)
+    full.vote(keys["vote"], "ann", 1, 1)
+    file = exported(full, keys["vote"])
+    empty.import_runs(io.BytesIO(file))
+    empty.vote(keys["vote"], "ann", 1, 0)
+    empty.vote(keys["vote"], "bob", 0, 0)
+    assert empty.import_runs(io.BytesIO(file)).votes == 0
+    assert empty.votes(keys["vote"]) == [Vote("ann", 0, 1), Vote("ann", 1, 0), Vote("bob", 0, 0)]
+    assert full.import_runs(io.BytesIO(exported(empty, keys["vote"]))).votes == 1
+    assert full.votes(keys["vote"]) == [Vote("ann", 0, 1), Vote("ann", 1, 1), Vote("bob", 0, 0)]
+
+
+@pytest.mark.parametrize(
+    "votes",
+    [[("ann", 3, 1)], [("ann", -1, 1)], [("ann", 0, 2)], [("ann", 0, 1), ("ann", 0, 0)], [("<b>", 0, 1)]],
+)  # fmt: skip
+def test_votes_that_nobody_can_give_are_refused(
+    full: Workspace, empty: Workspace, keys: dict[str, str], votes: list[tuple[str, int, int]]
+) -> None:
+    given = [dict(zip(("voter", "prompt", "choice"), vote, strict=True)) for vote in votes]
+    file = repacked(exported(full, keys["vote"]), _run_entry(lambda data: data.update(votes=given)))
+    with pytest.raises(QuantError, match=r"votes on run|did not write"):
+        empty.import_runs(io.BytesIO(file))
+    assert empty.runs() == []
+
+
+def test_a_file_from_before_there_were_votes_is_read(
+    full: Workspace, empty: Workspace, keys: dict[str, str]
+) -> None:
+    file = repacked(exported(full, keys["vote"]), _run_entry(lambda data: data.pop("votes")), version=1)
+    assert len(empty.import_runs(io.BytesIO(file)).added) == 1
 
 
 def repacked(file: bytes, change: Callable[[dict[str, bytes]], None], **names: Any) -> bytes:

@@ -19,9 +19,9 @@ from ui.compare_variants import leave
 from ui.jobs import workspace
 from ui.widgets import notes
 
-_PERSON = "vote:person"
+_PERSON = state.integer_param("person", "the number of the voter", 0, 0, 999)
+"""Counts those who voted in this browser one after another."""
 _SESSION = "vote:session"
-_ENDED = "vote:ended"
 _AGAIN = "vote:again"
 
 
@@ -33,7 +33,7 @@ def show(param: state.Param[str], request: PromptsRequest, result: PromptTexts) 
     mine = {vote.prompt: vote.choice for vote in workspace().votes(key) if vote.voter == voter}
     again = st.session_state.get(_AGAIN)
     left = [place for place in asked if place not in mine or again == (voter, place)]
-    if left and (key, voter) not in st.session_state.setdefault(_ENDED, set()):
+    if left and not workspace().has_ended_vote(key, voter):
         _ballot(key, voter, left[0], asked, request, result)
     else:
         compare_reveal.show(request, result, workspace().votes(key))
@@ -75,7 +75,7 @@ def _ballot(
             )  # fmt: skip
         st.button(
             "End and see the result", type="tertiary", key="vote:end", on_click=_end, args=(key, voter),
-            help="What you have not voted on stays open; you see who wrote which.",
+            help="You then see who wrote which, so that you can vote on no more of these texts.",
         )  # fmt: skip
     same = len(result.texts) - len(asked)
     st.caption(
@@ -95,14 +95,13 @@ def voter_id() -> str:
 
     The cookie's token is masked anew in every answer (``2|mask|token|time``, RFC 6455's mask); only its hash is kept.
     """
-    person: int = st.session_state.get(_PERSON, 0)
     try:
         _, mask, token, _ = st.context.cookies["_streamlit_xsrf"].strip('"').split("|")
         key = bytes.fromhex(mask)
         browser = bytes(byte ^ key[place % 4] for place, byte in enumerate(bytes.fromhex(token))).hex()
     except (KeyError, ValueError, IndexError):
         browser = st.session_state.setdefault(_SESSION, secrets.token_hex(16))
-    return hashlib.sha256(f"{browser}/{person}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{browser}/{_PERSON.get()}".encode()).hexdigest()[:16]
 
 
 def _vote(key: str, voter: str, place: int, choice: Choice) -> None:
@@ -115,8 +114,8 @@ def _back(voter: str, place: int) -> None:
 
 
 def _end(key: str, voter: str) -> None:
-    st.session_state[_ENDED].add((key, voter))
+    workspace().end_vote(key, voter)
 
 
 def _next() -> None:
-    st.session_state[_PERSON] = st.session_state.get(_PERSON, 0) + 1
+    _PERSON.set(min(_PERSON.get() + 1, 999))

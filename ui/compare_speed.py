@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 import streamlit as st
 
-from quant_core.schema import ModelInfo, Recipe, SpeedRequest, Speeds, Use, VariantSpec, replace
+from quant_core.schema import ModelInfo, Recipe, Speed, SpeedRequest, Speeds, Use, VariantSpec, replace
 from ui import compare_other, state, terms, words
 from ui.compare_variants import roots, specs
 from ui.jobs import request_result, submit, workspace
@@ -64,16 +64,20 @@ def _again(info: ModelInfo, variants: Mapping[str, VariantSpec]) -> None:
 
 def speed_frame(found: Speeds, names: list[str]) -> pd.DataFrame:
     """Medians with the least and the most in brackets."""
-    rows = []
-    for name, one in zip(names, found.variants, strict=True):
-        energy = "–" if one.joules is None else _energy(*one.joules)
-        first = tuple(1e3 * seconds for seconds in one.first)
-        rows.append((name, _range(first, "ms"), _range(one.prompt, "tokens/s"), _range(one.decode, "tokens/s"),
-                     words.size(one.peak), energy))  # fmt: skip
-    return pd.DataFrame(
-        rows,
-        columns=["Variant", "First token", "Reading the prompt", "Writing", "Peak memory", "Energy a token"],
-    )
+    rows = [{"Variant": name, **measured(one)} for name, one in zip(names, found.variants, strict=True)]
+    return pd.DataFrame(rows)
+
+
+def measured(one: Speed) -> dict[str, str]:
+    """What was timed of one variant, by name."""
+    first = tuple(1e3 * seconds for seconds in one.first)
+    return {
+        "First token": _range(first, "ms"),
+        "Reading the prompt": _range(one.prompt, "tokens/s"),
+        "Writing": _range(one.decode, "tokens/s"),
+        "Peak memory": words.size(one.peak),
+        "Energy a token": "–" if one.joules is None else _energy(*one.joules),
+    }
 
 
 def _energy(whole: float, above: float) -> str:

@@ -89,7 +89,7 @@ def worst_frame(found: KlTails) -> pd.DataFrame:
         [
             (
                 words.significant(one.kl),
-                f"… {plain(one.before)} **{plain(one.token.strip()) or '␣'}**",
+                _marked(one.before, one.token),
                 _said(one.original, one.original_chance),
                 _said(one.recipe, one.recipe_chance),
             )

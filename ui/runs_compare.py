@@ -5,27 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
-from quant_core.contrast import contrast, main_score
-from quant_core.schema import (
-    EvaluateRequest,
-    Evaluation,
-    GenerateRequest,
-    Generation,
-    Proof,
-    Result,
-    Run,
-    ScoreTable,
-    Side,
-    Training,
-)
-from ui import runs_words, words
+from quant_core.contrast import contrast
+from quant_core.schema import GenerateRequest, Generation, Run, ScoreTable, Side
+from ui import runs_figures, runs_words, words
 from ui.compare_text import from_result, show
 from ui.format_names import format_name
-from ui.jobs import workspace
 from ui.runs_words import plain
 
 _MOVES = 8
@@ -108,78 +95,8 @@ def _assignment(run: Run) -> Mapping[str, str] | None:
 
 def figures(first: Run, second: Run) -> list[Row]:
     """The figures of two answers of one kind, each with its unit."""
-    left, right = _figures(first), _figures(second)
-    return [Row(name, value, right.get(name, "–")) for name, value in left.items()]
-
-
-def _figures(run: Run) -> dict[str, str]:
-    result = run.result
-    match result:
-        case ScoreTable():
-            values = result.scores(main_score(result)) or ((0.0,),)
-            found = {
-                "Layers": f"{len(result.units):,}",
-                "Formats": f"{len(result.formats)}",
-                "Largest KL of a layer": words.nats(max(map(max, values))),
-                "Median KL of a layer": words.nats(float(np.median(np.array(values)))),
-            }
-        case Evaluation():
-            found = {
-                "KL, mean": _spread(result.kl_mean, result.kl_stderr, "nats/token"),
-                "KL, 99th percentile": words.nats(result.kl_p99),
-                "Perplexity": _spread(result.perplexity, result.perplexity_stderr, "tokens"),
-                "Perplexity of the original": _spread(
-                    result.perplexity_original, result.perplexity_original_stderr, "tokens"
-                ),
-                "Same likeliest token": words.share(result.top1_agreement),
-                "All weights": _size(run),
-            }
-        case Proof():
-            means = [sum(row) / len(row) for row in result.kl if row]
-            found = {
-                "Recipes": f"{len(means)}",
-                "Least KL": words.nats(min(means)),
-                "Largest KL": words.nats(max(means)),
-            }
-        case Generation():
-            alike = result.divergence if result.divergence >= 0 else len(result.original)
-            found = {
-                "Written": f"{len(result.original):,} tokens",
-                "Same from the start": f"{alike:,} tokens",
-            }
-        case Training():
-            found = {
-                "KL before": words.nats(result.kl_before),
-                "KL after": words.nats(result.kl_after),
-                "Steps": f"{result.steps:,}",
-                "Tokens read": words.count(result.tokens),
-            }
-        case _:
-            return {}
-    return {
-        **found,
-        "Took": words.duration(result.seconds),
-        **_text(result),
-    }
-
-
-def _text(result: Result) -> dict[str, str]:
-    """What was read, by its name, with its hash, which is the same for the same text; nothing for a generation."""
-    label, hashed = getattr(result, "text_label", ""), getattr(result, "text_hash", "")
-    return {"Text": f"{label}, hash {words.fingerprint(hashed)}"} if hashed else {}
-
-
-def _spread(value: float, stderr: float, unit: str) -> str:
-    return f"{words.significant(value, 4)} ± {words.significant(stderr, 2)} {unit}"
-
-
-def _size(run: Run) -> str:
-    """Size of all weights under the recipe that was measured; where the model is not known, that."""
-    info = workspace().known_model(run.fingerprint)
-    if info is None or not isinstance(run.request, EvaluateRequest):
-        return "the model is not known here"
-    info = workspace().rewritten(info, run.request.setup.transforms)
-    return words.size(workspace().assigned_bytes(info, run.request.assignment))
+    left, right = runs_figures.figures(first), runs_figures.figures(second)
+    return [Row(name, left.get(name, "–"), right.get(name, "–")) for name in dict.fromkeys([*left, *right])]
 
 
 def _sweeps(first: ScoreTable, second: ScoreTable) -> None:

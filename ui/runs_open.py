@@ -26,6 +26,8 @@ from quant_core.schema import (
     ScoreTable,
     SensitivityRequest,
     Setup,
+    SpeedRequest,
+    Speeds,
     TailsRequest,
     Training,
     TrainRequest,
@@ -77,6 +79,11 @@ def place(run: Run) -> Place | None:
         case TailsRequest(), KlTails():
             found = _recipe(run, run.request.assignment, None, run.request.setup)
             return Place("compare", "Open the spread", {**where, **found, "tab": "text"}) if found else None
+        case SpeedRequest(), Speeds() if len(run.request.variants) == 2:
+            second = run.request.variants[1]
+            found = _recipe(run, second.assignment, None, second.setup)
+            here = {**where, **found, "tab": "speed", "take": str(run.request.take), "other": ""}
+            return Place("compare", "Open the speeds", here) if found else None
         case TrainRequest(), Training():
             return Place("train", "Open its curve", {**where, "training": run.result.key})
     return None

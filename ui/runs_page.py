@@ -16,17 +16,21 @@ from quant_core.errors import QuantError
 from quant_core.plots import draw_loss_curve, loss_curve
 from quant_core.schema import (
     Belongings,
+    ChoiceScores,
     Evaluation,
     Generation,
     Job,
+    KlTails,
+    PromptTexts,
     Proof,
     ProveRequest,
     Run,
     RunLine,
     ScoreTable,
+    Speeds,
     Training,
 )
-from ui import runs_open, runs_words, state, theme, words
+from ui import runs_figures, runs_open, runs_words, state, theme, words
 from ui.compare_page import metrics_frame
 from ui.entry import link
 from ui.format_names import format_name
@@ -284,6 +288,8 @@ def answer(run: Run) -> None:
             written(run, run.result)
         case Training():
             _training(run.result)
+        case PromptTexts() | ChoiceScores() | KlTails() | Speeds():
+            facts(runs_figures.figures(run))
     read = runs_words.read_text(run.result)
     sentences = getattr(run.result, "notes", ())
     if read:
@@ -373,7 +379,8 @@ def export(lines: Sequence[RunLine], size: int, label: str, key: str) -> None:
     st.download_button(
         label, _packer(keys), name, "application/zip", key=key, icon=":material/download:", on_click="ignore",
         disabled=bool(reason),
-        help=reason or "One zip file: answers, settings, notes, the model's description and the arrays that belong. "
+        help=reason or "One zip file: answers, settings, notes, votes, the model's description and the arrays that "
+        "belong. "
         "A text of your own is in it.",
     )  # fmt: skip
 
@@ -413,7 +420,8 @@ def _import() -> None:
         return
     here = len(found.keys) - len(found.added)
     known = f" {here} {'was' if here == 1 else 'were'} here already." if here else ""
-    say(f"{len(found.added)} added.{known}", ":material/check_circle:")
+    votes = f" {found.votes:,} {'vote' if found.votes == 1 else 'votes'} came along." if found.votes else ""
+    say(f"{len(found.added)} added.{known}{votes}", ":material/check_circle:")
     _show_all()
     RUN.set(found.keys[0])
     OTHER.set("")
@@ -432,6 +440,8 @@ def delete(line: RunLine, belongings: Belongings) -> None:
 def going(line: RunLine, belongings: Belongings) -> str:
     """What goes with a run, in words."""
     parts = ["its answer", "its settings", "its note" if line.note else ""]
+    if line.kind == "prompts":
+        parts.append("the votes on it")
     if belongings.files:
         count = len(belongings.files)
         parts.append(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from quant_core.schema import (
     Calibration,
+    ChoicesRequest,
     EvaluateRequest,
     Finding,
     GenerateRequest,
     ModelRef,
     Origin,
+    PromptsRequest,
     ProveRequest,
     Request,
     Result,
@@ -21,8 +23,12 @@ from quant_core.schema import (
     RunLine,
     SensitivityRequest,
     Setup,
+    SpeedRequest,
+    TailsRequest,
     TextSource,
     TrainRequest,
+    VariantSpec,
+    digest,
 )
 from ui import setup, words
 from ui.format_names import format_name
@@ -37,6 +43,7 @@ _LIBRARIES = {
     "bitsandbytes": "bitsandbytes",
     "scipy": "SciPy",
 }
+_NOTHING = "nothing"
 _FORMATS = 4
 """Formats of a list that are named."""
 
@@ -76,7 +83,7 @@ def asked(request: Request | None) -> dict[str, str]:
                 "Embedding and head": "included" if request.embeddings else "left out",
                 "Seed": str(request.seed),
             }
-        case EvaluateRequest():
+        case EvaluateRequest() | TailsRequest():
             extra = {
                 "Recipe": assignment(request.assignment),
                 "Text": _text(request.text, request.tokens, request.sequence),
@@ -94,6 +101,7 @@ def asked(request: Request | None) -> dict[str, str]:
                 "Recipe": "the original alone"
                 if request.assignment is None
                 else assignment(request.assignment),
+                **_other(request),
                 "Length": f"{request.tokens:,} tokens at most",
                 "Temperature": f"{request.temperature:g}",
                 "Top-p": f"{request.top_p:g}",
@@ -112,6 +120,31 @@ def asked(request: Request | None) -> dict[str, str]:
                 if request.mode == "full"
                 else f"an update of rank {request.rank}",
                 "Seed": str(request.seed),
+            }
+        case ChoicesRequest():
+            extra = {
+                "Recipe": assignment(request.assignment),
+                "Questions": f"{len(request.questions):,}, hash {words.fingerprint(digest(request.questions))}",
+            }
+        case PromptsRequest():
+            return {
+                "Prompts": f"{len(request.prompts):,}, hash {words.fingerprint(digest(request.prompts))}",
+                **_variants(request.variants),
+                "Length": f"{request.tokens:,} tokens at most",
+                "Temperature": f"{request.temperature:g}",
+                "Top-p": f"{request.top_p:g}",
+                "Chat template": "yes" if request.chat else "no",
+                "Seed": str(request.seed),
+                **_where(request.model),
+            }
+        case SpeedRequest():
+            return {
+                **_variants(request.variants),
+                "Prompt": f"{request.prompt:,} tokens",
+                "Length": f"{request.tokens:,} tokens",
+                "Rounds": f"{request.repeats} and one to warm up",
+                "Number of the measurement": str(request.take),
+                **_where(request.model),
             }
         case _:
             return {}
@@ -181,12 +214,30 @@ def _end(request: TrainRequest) -> str:
 def _setup(chosen: Setup) -> dict[str, str]:
     summary = setup.summary(chosen)
     learned = chosen.calibration
-    facts = {"Beyond weights": summary or "nothing"}
+    facts = {"Beyond weights": summary or _NOTHING}
     if chosen.trained:
         facts["Trained weights"] = chosen.trained
     if learned != Calibration():
         facts["Methods learned from"] = _text(learned.text, learned.tokens, learned.sequence)
     return facts
+
+
+def _other(request: GenerateRequest) -> dict[str, str]:
+    """The further recipe of a generation, if there was one."""
+    if request.other is None:
+        return {}
+    return {"Another": _variants((VariantSpec(request.other, request.other_setup),))["Variant 1"]}
+
+
+def _variants(variants: Iterable[VariantSpec]) -> dict[str, str]:
+    """Each variant's recipe, and what else is done to the model for it."""
+    found = {}
+    for number, one in enumerate(variants, 1):
+        beyond = {name: value for name, value in _setup(one.setup).items() if value != _NOTHING}
+        parts = [assignment(one.assignment), *(f"{name.lower()}: {value}" for name, value in beyond.items())]
+        label = f"{one.label}: " if one.label else ""
+        found[f"Variant {number}"] = label + "; ".join(parts)
+    return found
 
 
 def _where(ref: ModelRef) -> dict[str, str]:

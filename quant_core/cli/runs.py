@@ -70,10 +70,11 @@ def bring_in(workspace: Workspace, options: argparse.Namespace) -> int:
             f"The file {str(options.file)!r} cannot be read: {error.strerror}.", "Check its name."
         ) from error
     if options.json:
-        say_json({"runs": found.keys, "added": len(found.added)})
+        say_json({"runs": found.keys, "added": len(found.added), "votes": found.votes})
     else:
         here = len(found.keys) - len(found.added)
-        say(f"{len(found.added)} runs added, {here} were here already.")
+        votes = f" {found.votes} votes came along." if found.votes else ""
+        say(f"{len(found.added)} runs added, {here} were here already.{votes}")
     return 0
 
 

@@ -1,8 +1,8 @@
 """Runs as one file, out and in.
 
 The file is a zip: ``quantlens.json`` lists every other entry with its size and SHA-256; ``runs/KEY.json`` holds what
-was asked, the answer, what it was made with and the note; ``models/FINGERPRINT.json`` what the model is; ``arrays/...``
-the safetensors files that answers name, stored without compression.
+was asked, the answer, what it was made with, the note and the blind votes; ``models/FINGERPRINT.json`` what the model
+is; ``arrays/...`` the safetensors files that answers name, stored without compression.
 
 What comes in may have been made to do harm. Names are of a strict pattern, or the file is refused; sizes are known
 before an entry is read, and no more is read than that; JSON goes through the schema; a run's key must be that of its
@@ -20,7 +20,7 @@ import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +57,10 @@ from quant_core.store.kinds import fingerprint_of, load_request, load_result
 from quant_core.store.results import ResultTable
 from quant_core.store.runs import KINDS as RUN_KINDS
 from quant_core.store.runs import LONGEST_NOTE, RunTable, line_of
+from quant_core.store.votes import Vote, VoteTable
 
-VERSION = 1
-"""Of the file's layout."""
+VERSION = 2
+"""Of the file's layout; version 1 had no votes, and is read too."""
 MOST_ENTRIES = 1000
 MOST_JSON = 64_000_000
 """Bytes of one JSON entry."""
@@ -73,6 +74,7 @@ _MODEL = re.compile(r"models/([0-9a-f]{24})\.json")
 _ARRAY = re.compile(r"arrays/((?:state|trained)-([0-9a-f]{24})\.safetensors)")
 _LINK = re.compile(r"\][(\[]|^\s*\[[^\]]*\]:", re.MULTILINE)
 """A link or a picture of Markdown, or where one leads."""
+_VOTER = re.compile(r"[\w-]{1,64}")
 _CHUNK = 1 << 20
 _KINDS = (*RUN_KINDS, "rescore")
 _REMEDY = "Export it anew, and import the file as it is."
@@ -102,22 +104,30 @@ class _PackedRun:
     request: Any
     result: Any
     origin: Origin | None
+    votes: tuple[Vote, ...] = ()
 
 
 # --- out
 
 
 def write_runs(
-    file: BinaryIO, runs: Sequence[tuple[Run, Request]], models: Sequence[ModelInfo], arrays: Sequence[Path]
+    file: BinaryIO,
+    runs: Sequence[tuple[Run, Request]],
+    models: Sequence[ModelInfo],
+    arrays: Sequence[Path],
+    votes: Mapping[str, Sequence[Vote]],
 ) -> None:
-    """Write runs, each with its request as it may be handed on, with models and arrays.
+    """Write runs, each with its request as it may be handed on and the votes under its key, with models and arrays.
 
     Raises:
         QuantError: The file cannot be written, or an array is gone.
     """
     texts = {f"models/{info.fingerprint}.json": dump(info) for info in models}
     for run, request in runs:
-        packed = _PackedRun(run.kind, run.created, run.note, dump(request), dump(run.result), run.origin)
+        given = tuple(votes.get(run.key, ()))
+        packed = _PackedRun(
+            run.kind, run.created, run.note, dump(request), dump(run.result), run.origin, given
+        )
         texts[f"runs/{run.key}.json"] = dump(packed)
     entries: dict[str, _Entry] = {}
     try:
@@ -140,14 +150,15 @@ def write_runs(
 
 
 def read_runs(
-    file: BinaryIO, results: ResultTable, runs: RunTable, is_format: Callable[[str], bool]
+    file: BinaryIO, results: ResultTable, runs: RunTable, votes: VoteTable, is_format: Callable[[str], bool]
 ) -> Imported:
-    """Store the runs that a file holds and that are not here yet; what is here stays as it is.
+    """Store the runs and votes that a file holds and that are not here yet; what is here stays as it is.
 
     Args:
         file: The zip file.
         results: Where answers go.
         runs: Where the rest goes.
+        votes: Where blind votes go, those on runs that are here already too.
         is_format: Whether a text is the full name of a number format.
 
     Raises:
@@ -158,21 +169,23 @@ def read_runs(
         infos, listed = _contents(archive)
         texts = {name: _json(archive, infos[name], listed) for name in infos if not _ARRAY.fullmatch(name)}
         found = [_run(match[1], texts[name]) for name in texts if (match := _RUN.fullmatch(name))]
-        for run, _ in found:
+        for run, *_ in found:
             _check_words(run, is_format)
         models = [_model(match[1], texts[name]) for name in texts if (match := _MODEL.fullmatch(name))]
         if not found:
             raise QuantError("The file holds no run.", _REMEDY)
         arrays = [name for name in infos if _ARRAY.fullmatch(name)]
-        _check_named(arrays, found)
-        known = {run.key for run, _ in found if results.get(run.key) is not None}
+        _check_named(arrays, [run for run, *_ in found])
+        known = {run.key for run, *_ in found if results.get(run.key) is not None}
         parts = _unpack(archive, [infos[name] for name in arrays], listed, runs.folder)
     try:
         with runs.transaction():
-            for run, request in found:
+            fresh = 0
+            for run, request, given in found:
                 if run.key not in known:
                     results.put(request, run.result, run.key, run.origin, run.created)
                     runs.set_note(run.key, run.note)
+                fresh += votes.bring(run.key, given)
             for info in models:
                 if runs.model(info.fingerprint) is None:
                     runs.put_model(info)
@@ -181,9 +194,11 @@ def read_runs(
     finally:
         for part, _ in parts:
             part.unlink(missing_ok=True)
-    new = [run for run, _ in found if run.key not in known and run.kind != "rescore"]
+    shown = [run for run, *_ in found if run.kind != "rescore"]
     return Imported(
-        tuple(line_of(run).title for run in new), tuple(run.key for run, _ in found if run.kind != "rescore")
+        tuple(line_of(run).title for run in shown if run.key not in known),
+        tuple(run.key for run in shown),
+        fresh,
     )
 
 
@@ -218,10 +233,10 @@ def _contents(archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], dic
             f"The file has no {_LIST} and is no export of runs.", "Choose a file that QuantLens exported."
         )
     data = json.loads(_read(archive, infos[_LIST]))
-    if not isinstance(data, dict) or data.get("version") != VERSION:
+    if not isinstance(data, dict) or data.get("version") not in (1, VERSION):
         raise QuantError(
             "The file was written by another version of QuantLens.",
-            f"This one reads version {VERSION} of such files.",
+            f"This one reads such files up to version {VERSION}.",
         )
     listed = load(_List, data).entries
     if set(listed) != set(infos) - {_LIST}:
@@ -253,8 +268,8 @@ def _same(found: str, said: str, name: str) -> None:
         raise QuantError(f"{name} was changed after it was exported: its digest is another.", _REMEDY)
 
 
-def _run(key: str, data: Any) -> tuple[Run, Request]:
-    """The run of one entry, checked against its own request."""
+def _run(key: str, data: Any) -> tuple[Run, Request, tuple[Vote, ...]]:
+    """The run of one entry with its votes, checked against its own request."""
     packed = load(_PackedRun, data)
     if packed.kind not in _KINDS:
         raise QuantError(f"Run {key} is of an unknown kind.", _REMEDY)
@@ -269,14 +284,26 @@ def _run(key: str, data: Any) -> tuple[Run, Request]:
         )
     if not _answers(request, result):
         raise QuantError(f"The answer of run {key} does not fit what was asked.", _REMEDY)
+    if not _are_votes(packed.votes, request):
+        raise QuantError(f"The votes on run {key} are of prompts that it has not, or twice there.", _REMEDY)
     created = min(max(packed.created, 0.0), time.time())
     fingerprint = fingerprint_of(request)
-    return Run(key, packed.kind, fingerprint, created, request, result, packed.origin, packed.note), request
+    run = Run(key, packed.kind, fingerprint, created, request, result, packed.origin, packed.note)
+    return run, request, packed.votes
+
+
+def _are_votes(votes: Sequence[Vote], request: Request) -> bool:
+    """Whether each is of a voter on one of the prompts, and no voter is twice on one."""
+    prompts = range(len(request.prompts) if isinstance(request, PromptsRequest) else 0)
+    places = {(vote.voter, vote.prompt) for vote in votes}
+    fit = all(vote.prompt in prompts and _VOTER.fullmatch(vote.voter) for vote in votes)
+    return fit and len(places) == len(votes)
 
 
 def _check_words(run: Run, is_format: Callable[[str], bool]) -> None:
     """Formats must be known, and what pages show as Markdown must not lead elsewhere."""
-    told = (getattr(run.result, "text_label", ""), *getattr(run.result, "notes", ()))
+    labels = (spec.label for spec in getattr(run.request, "variants", ()))
+    told = (getattr(run.result, "text_label", ""), *getattr(run.result, "notes", ()), *labels)
     if any(_LINK.search(text) for text in told):
         raise QuantError(f"Run {run.key} has a link in its words, as no run of QuantLens does.", _REMEDY)
     one = getattr(run.request, "assignment", None) or {}
@@ -339,9 +366,9 @@ def _model(fingerprint: str, data: Any) -> ModelInfo:
 # --- arrays
 
 
-def _check_named(arrays: Sequence[str], found: Sequence[tuple[Run, Request]]) -> None:
+def _check_named(arrays: Sequence[str], runs: Sequence[Run]) -> None:
     named = set()
-    for run, _ in found:
+    for run in runs:
         if isinstance(run.result, ScoreTable):
             named.add(f"arrays/state-{run.result.state}.safetensors")
         elif isinstance(run.result, Training):

@@ -182,6 +182,7 @@ class RunTable:
                     "DELETE FROM results WHERE key = ?",
                     "DELETE FROM runs WHERE key = ?",
                     "DELETE FROM votes WHERE run = ?",
+                    "DELETE FROM votes_ended WHERE run = ?",
                     "DELETE FROM jobs WHERE key = ? AND state NOT IN ('queued', 'running')",
                 ):
                     connection.execute(statement, (gone,))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Literal, NamedTuple, cast
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, cast
 
 from quant_core.store.database import Database
 
@@ -11,7 +13,8 @@ Choice = Literal[0, 1, -1]
 """Index of the preferred variant; -1 for no difference."""
 
 
-class Vote(NamedTuple):
+@dataclass(frozen=True)
+class Vote:
     """What one voter says of one prompt."""
 
     voter: str
@@ -32,6 +35,26 @@ class VoteTable:
                 "INSERT INTO votes (run, voter, prompt, choice, created) VALUES (?, ?, ?, ?, ?)",
                 (run, voter, prompt, choice, time.time()),
             )
+
+    def bring(self, run: str, votes: Iterable[Vote]) -> int:
+        """Keep votes given elsewhere; what a voter said here of a prompt stays. Gives how many were new."""
+        here = {(vote.voter, vote.prompt) for vote in self.of(run)}
+        new = [vote for vote in votes if (vote.voter, vote.prompt) not in here]
+        with self._database.transaction():
+            for vote in new:
+                self.add(run, vote.voter, vote.prompt, vote.choice)
+        return len(new)
+
+    def end(self, run: str, voter: str) -> None:
+        """Keep that a voter asked for the result: from then on they know who wrote which."""
+        with self._database.transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO votes_ended VALUES (?, ?)", (run, voter))
+
+    def has_ended(self, run: str, voter: str) -> bool:
+        """Whether a voter asked for the result."""
+        return bool(
+            self._database.query("SELECT 1 FROM votes_ended WHERE run = ? AND voter = ?", (run, voter))
+        )
 
     def of(self, run: str) -> list[Vote]:
         """The votes that count, of all voters, in the order in which they were given."""
