@@ -133,24 +133,6 @@ def test_partial_layers_without_a_score_are_counted(home: Path) -> None:
     assert any("of 3 weights that have one" in text for text in hovers(app))
 
 
-def test_loading_shows_how_far_it_is(home: Path, info: ModelInfo) -> None:
-    workspace = Workspace(home, roots=browser_roots())
-    job(home, workspace.inspect_request(ModelRef("lab/large")), "running", "Loading the model")
-    app = open_page("model", model="lab/large", overlay="bits")
-    assert not app.get("plotly_chart")
-    assert any(button.label == "Cancel" for button in app.button)
-
-
-def test_failed_a_folder_that_is_gone_leaves_a_way_out(home: Path, info: ModelInfo) -> None:
-    workspace = Workspace(home, roots=browser_roots())
-    request = workspace.inspect_request(ModelRef("/gone/model"))
-    job(home, request, "failed", "There is no folder /gone/model.", "Check the path.")
-    app = open_page("model", model="/gone/model", overlay="sensitivity")
-    assert app.error[0].value.startswith("There is no folder /gone/model.")
-    assert not app.get("plotly_chart")
-    assert {"Retry", "Open the bundled model"} <= {button.label for button in app.button}
-
-
 def test_nonsense_in_the_diagrams_links_falls_back(info: ModelInfo) -> None:
     app = open_page("model", open="99", precision="int99/x", overlay="bytes", recipe="a" * 12)
     assert app.session_state["url:open"] == ""

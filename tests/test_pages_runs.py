@@ -67,13 +67,6 @@ def test_empty_it_leads_to_the_first_score(info: ModelInfo) -> None:
     assert app.get("file_uploader"), "a file can be imported at once"
 
 
-def test_loading_it_says_what_is_under_way(home: Path, info: ModelInfo) -> None:
-    job(home, SensitivityRequest(info.ref, info.fingerprint, made_results.FORMATS), "running", "half is done")
-    app = open_page("runs")
-    assert "It joins the list when it is done" in app.info[0].value
-    assert "42" in app.info[0].value
-
-
 def test_partly_recorded_it_says_what_is_not_known(home: Path, keys: dict[str, str]) -> None:
     store = Store(home)
     with store.database.transaction() as connection:
