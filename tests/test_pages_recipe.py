@@ -315,6 +315,7 @@ def test_edits_in_the_table_are_taken(info: ModelInfo) -> None:
     def script() -> None:
         import streamlit as st
 
+        from quant_core.plots import fold
         from quant_core.schema import ModelRef
         from tests import made_results
         from ui import recipe_draft, recipe_edit
@@ -325,7 +326,7 @@ def test_edits_in_the_table_are_taken(info: ModelInfo) -> None:
         table = made_results.table(info)
         recipe_draft.ensure(info, table)
         st.session_state["rows"] = {"edited_rows": {"3": {"format": "int8/g64/asym"}, "5": {"pinned": True}}}
-        recipe_edit.take_rows(info, table, "rows")
+        recipe_edit.take_rows(info, table, fold(info, table), "rows")
         draft = recipe_draft.current(info)
         assert draft is not None
         third, fifth = table.units[3], table.units[5]
@@ -333,6 +334,49 @@ def test_edits_in_the_table_are_taken(info: ModelInfo) -> None:
         assert draft.pins == {third: "int8/g64/asym", fifth: draft.assignment[fifth]}
 
     assert not AppTest.from_function(script, default_timeout=30).run().exception
+
+
+def test_experts_are_one_row_whose_change_all_of_them_take(home: Path) -> None:
+    seed(home, blocks=2, experts=32, views=1)
+
+    def script() -> None:
+        import pytest
+        import streamlit as st
+
+        from quant_core.plots import fold
+        from quant_core.schema import ModelRef
+        from tests import made_results
+        from ui import recipe_draft, recipe_edit
+        from ui.jobs import workspace
+
+        info = workspace().result(workspace().inspect_request(ModelRef("bundled")))
+        assert info is not None
+        table = made_results.table(info)
+        draft = recipe_draft.ensure(info, table)
+        drawn = fold(info, table)
+        rows = recipe_edit.table_rows(info, table, drawn, draft)
+        assert len(rows) == 14, "seven roles in two blocks"
+        assert rows["weights"].sum() == sum(unit.parameters for unit in info.units if unit.decided)
+        assert rows["kl"].sum() == pytest.approx(
+            1e3 * sum(recipe_edit.layer_scores(table, draft.assignment).values())
+        )
+        place = list(drawn.table.units).index("model.layers.1.mlp.experts.up_proj[*]")
+        assert rows["format"].isna()[place], "they have several"
+        assert " INT" in rows["mixed"][place]
+        st.session_state["rows"] = {"edited_rows": {str(place): {"format": "int8/g64/asym", "pinned": True}}}
+        recipe_edit.take_rows(info, table, drawn, "rows")
+        edited = recipe_draft.current(info)
+        assert edited is not None
+        experts = [name for name in table.units if name.startswith("model.layers.1.mlp.experts.up_proj[")]
+        assert edited.pins == dict.fromkeys(experts, "int8/g64/asym")
+        rows = recipe_edit.table_rows(info, table, drawn, edited)
+        assert rows.loc[place, ["format", "mixed", "pinned"]].tolist() == ["int8/g64/asym", "32", True]
+        inside = recipe_edit.table_rows(info, table, fold(info, table, 1), edited)
+        assert len(inside) == 4 + 3 * 32
+        assert set(inside["block"]) == {1}
+
+    app = AppTest.from_function(script, default_timeout=30).run()
+    assert not app.exception, app.exception[0].message
 
 
 def test_a_recipe_is_held_as_a_and_compared_with_what_is_made_of_it(info: ModelInfo) -> None:

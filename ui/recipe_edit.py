@@ -330,25 +330,18 @@ def _take_mix(info: ModelInfo, table: ScoreTable) -> None:
 
 
 def _edit_table(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
-    """Every layer in a row; formats and pins are edited in place, multi-line paste and fill-down included."""
-    units = {unit.name: unit for unit in info.units}
-    bits = stored_bits(info, table, draft.assignment)
-    cost = layer_scores(table, draft.assignment)
-    frame = pd.DataFrame(
-        {
-            "layer": [short_unit(unit) for unit in table.units],
-            "block": [units[unit].block for unit in table.units],
-            "weights": [units[unit].parameters for unit in table.units],
-            "format": [draft.assignment[unit] for unit in table.units],
-            "pinned": [unit in draft.pins for unit in table.units],
-            "bits": [bits[unit] / units[unit].parameters for unit in table.units],
-            "kl": [cost[unit] * 1e3 for unit in table.units],
-        }
-    )
+    """Every layer in a row; formats and pins are edited in place, multi-line paste and fill-down included.
+
+    Of very many layers the experts of a role in a block are one row, whose changes all of them take, until their block
+    is opened.
+    """
+    drawn = selection.folded(info, table, "table")
+    frame = table_rows(info, table, drawn, draft)
     key = f"{_TABLE}:{st.session_state.get(_TABLE, 0)}"
     st.data_editor(
-        frame, key=key, hide_index=True, height=380, disabled=["layer", "block", "weights", "bits", "kl"],
-        on_change=take_rows, args=(info, table, key), alt="Format, pin and predicted KL of every layer",
+        frame, key=key, hide_index=True, height=380,
+        disabled=["layer", "block", "weights", "mixed", "bits", "kl"],
+        on_change=take_rows, args=(info, table, drawn, key), alt="Format, pin and predicted KL of every layer",
         column_config={
             "layer": st.column_config.TextColumn("Layer", width="medium", pinned=True),
             "block": st.column_config.NumberColumn("Block", width="small"),
@@ -356,30 +349,70 @@ def _edit_table(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
             "format": st.column_config.SelectboxColumn(
                 "Format", options=choices(table), required=True, width="medium",
                 format_func=lambda name: format_name(str(name)),
+                help="Empty where the experts have several formats; what you choose, all of them take."
+                if drawn.closed
+                else None,
             ),
+            "mixed": st.column_config.TextColumn("Experts", width="medium"),
             "pinned": st.column_config.CheckboxColumn("Pin", width="small"),
             "bits": st.column_config.NumberColumn("Bits", format="%.2f", width="small", help="Stored bits a weight."),
             "kl": st.column_config.NumberColumn(
-                "KL (10⁻³ nats)", format="%.4f", help="Predicted KL of this layer alone, in 0.001 nats a token."
+                "KL (10⁻³ nats)", format="%.4f",
+                help="Predicted KL of this layer alone, or of a row's experts together, in 0.001 nats a token.",
             ),
         },
     )  # fmt: skip
     _pin_toggle()
 
 
-def take_rows(info: ModelInfo, table: ScoreTable, key: str) -> None:
-    """Apply what was changed in the table's rows: formats first, then pins."""
+def table_rows(info: ModelInfo, table: ScoreTable, drawn: Fold, draft: Draft) -> pd.DataFrame:
+    """A row for each drawn unit: its weights, the format of all that it stands for, pin, bits a weight and KL."""
+    rows = drawn.table.units
+    members = [drawn.behind([row]) for row in rows]
+    blocks = {unit.name: unit.block for unit in info.units}
+    weights = drawn.sums({unit.name: unit.parameters for unit in info.units})
+    bits = drawn.sums(stored_bits(info, table, draft.assignment))
+    cost = drawn.sums(layer_scores(table, draft.assignment))
+    most, mixed = drawn.most(draft.assignment)
+    short = short_names(choices(table))
+    frame = pd.DataFrame(
+        {
+            "layer": [short_unit(row) for row in rows],
+            "block": [blocks[names[0]] for names in members],
+            "weights": [int(weights[row]) for row in rows],
+            "format": [None if row in mixed else most[row] for row in rows],
+            "mixed": [_experts(names, draft, short) for names in members],
+            "pinned": [all(name in draft.pins for name in names) for names in members],
+            "bits": [bits[row] / weights[row] for row in rows],
+            "kl": [cost[row] * 1e3 for row in rows],
+        }
+    )
+    return frame if drawn.closed else frame.drop(columns="mixed")
+
+
+def _experts(names: Sequence[str], draft: Draft, short: Mapping[str, str]) -> str:
+    """How many experts a row stands for, and how many have which format where they differ; empty for one layer."""
+    if len(names) == 1:
+        return ""
+    counts = Counter(draft.assignment[name] for name in names).most_common()
+    told = ", ".join(f"{count:,} {short[form]}" for form, count in counts)
+    return told if len(counts) > 1 else f"{len(names):,}"
+
+
+def take_rows(info: ModelInfo, table: ScoreTable, drawn: Fold, key: str) -> None:
+    """Apply what was changed in the table's rows, to all that a row stands for: formats first, then pins."""
     rows = st.session_state[key].get("edited_rows", {})
     st.session_state[_TABLE] = (
         st.session_state.get(_TABLE, 0) + 1
     )  # the edits are taken: start a fresh editor
+    changed = [(drawn.behind([drawn.table.units[int(row)]]), change) for row, change in rows.items()]
     _apply(
         info,
         table,
-        {table.units[int(row)]: change["format"] for row, change in rows.items() if "format" in change},
+        {name: change["format"] for names, change in changed if "format" in change for name in names},
     )
     for on in (True, False):
-        units = [table.units[int(row)] for row, change in rows.items() if change.get("pinned") is on]
+        units = [name for names, change in changed if change.get("pinned") is on for name in names]
         if units:
             drafts.pin(info, table, units, on)
 
