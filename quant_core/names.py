@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import cast
 
 from quant_core.errors import FormatError, QuantError
@@ -139,6 +140,7 @@ def method_options(text: str, method: MethodInfo) -> dict[str, str]:
     return chosen
 
 
+@lru_cache(maxsize=4096)
 def read_name(name: str) -> FormatSpec:
     """The format of a full name such as ``int4/g64/asym``; ``FormatError`` if it is none.
 

@@ -38,10 +38,16 @@ def _problems(target: Target, info: ModelInfo, recipe: Recipe) -> Iterator[Probl
     forms = {name: entry.format for name, entry in recipe.units.items() if name in units}
     reasons = defaultdict(list)
     shared = defaultdict(list)
+    told: dict[tuple[object, ...], str | None] = {}  # experts by the thousand are alike
     for name, form in forms.items():
-        if reason := check(target, units[name], form):
+        unit = units[name]
+        tie = shares(target, unit)
+        alike = (form, unit.kind, unit.rows, unit.columns, bool(tie))
+        if alike not in told:
+            told[alike] = check(target, unit, form)
+        if reason := told[alike]:
             reasons[reason].append(name)
-        if tie := shares(target, units[name]):
+        if tie:
             shared[tie].append(name)
     for reason, names in reasons.items():
         yield Problem(reason, tuple(names))
