@@ -80,7 +80,7 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=60e6))
     with (
-        pytest.raises(ExportError, match=r"needs about 20.0 MB, and 60.0 MB are free"),
+        pytest.raises(ExportError, match=r"needs about 20.00 MB, and 60.00 MB are free"),
         staged(tmp_path / "out", 20e6),
     ):
         raise AssertionError

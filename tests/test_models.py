@@ -295,7 +295,7 @@ def test_not_enough_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     free = psutil.virtual_memory()._replace(available=100_000)
     monkeypatch.setattr("psutil.virtual_memory", lambda: free)
     message = _refusal(folder).message
-    assert "needs about 0.8 MB in float32 on the CPU, and 0.1 MB are free" in message
+    assert "needs about 760 kB in float32 on the CPU, and 100 kB are free" in message
 
 
 def test_no_such_device_or_dtype(folder: Path) -> None:

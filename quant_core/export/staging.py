@@ -14,6 +14,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from quant_core import quantities
 from quant_core.errors import ExportError
 from quant_core.schema import ExportedFile
 
@@ -52,7 +53,8 @@ def staged(folder: Path, size: float) -> Iterator[Path]:
         free = shutil.disk_usage(folder.parent).free
         if size + MARGIN > free:
             raise ExportError(
-                f"The export needs about {_size(size)}, and {_size(free)} are free in {folder.parent}.",
+                f"The export needs about {quantities.size(size)}, and {quantities.size(free)} are free in "
+                f"{folder.parent}.",
                 "Free some space, or choose a folder on another disk.",
             )
         stage = folder.parent / f".{folder.name}{PARTIAL}{os.getpid()}"
@@ -94,10 +96,6 @@ def _failed(folder: Path, error: OSError) -> ExportError:
             "Free some space, or choose a folder on another disk.",
         )
     return ExportError(f"{folder} cannot be written: {error.strerror or error}.", "Choose another folder.")
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 class Shards:

@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from quant_core import costs
+from quant_core import costs, quantities
 from quant_core.errors import ModelError
 from quant_core.models.blocks import block_modules
 from quant_core.models.graph import Graph, build_graph
@@ -177,8 +177,8 @@ def _too_large(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
         if needed > free:
             name = str(dtype).removeprefix("torch.")
             return (
-                f"{checkpoint.title} needs about {_size(needed)} in {name} on the {place.type.upper()}, and "
-                f"{_size(free)} are free."
+                f"{checkpoint.title} needs about {quantities.size(needed)} in {name} on the {place.type.upper()}, and "
+                f"{quantities.size(free)} are free."
             )
     return ""
 
@@ -207,10 +207,6 @@ def _values(module: nn.Module) -> int:
 def _last_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _load_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
