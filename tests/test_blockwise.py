@@ -14,6 +14,9 @@ from transformers import AutoModelForCausalLM
 from quant_core.calibration.batches import label_gradient
 from quant_core.calibration.text import Tokens
 from quant_core.errors import Cancelled, ModelError
+from quant_core.evaluation.channels import channels
+from quant_core.evaluation.layer import layer_view
+from quant_core.evaluation.window import window
 from quant_core.formats import Format, find
 from quant_core.methods.rounder import Rounder
 from quant_core.models import loading
@@ -21,7 +24,15 @@ from quant_core.models.blocks import Blocks
 from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel, load
 from quant_core.models.memory import out_of_memory
-from quant_core.schema import ModelRef, ScoresEvent, SensitivityRequest
+from quant_core.schema import (
+    ChannelsRequest,
+    LayerRequest,
+    ModelRef,
+    ScoresEvent,
+    SensitivityRequest,
+    WindowRequest,
+    replace,
+)
 from quant_core.sensitivity import halfway, passes
 from quant_core.sensitivity import run as run_module
 from quant_core.sensitivity.errors import RoundingErrors
@@ -170,6 +181,37 @@ def test_a_model_larger_than_memory_is_mapped_and_scored_as_one_in_memory(
     # an embedding is looked up, and rounded, as it is stored
     _same(_scores(mapped, blockwise=True, embedding=False), _scores(whole, blockwise=False, embedding=False))
     assert [(parameter.dtype, parameter.data_ptr()) for parameter in inside] == places
+
+
+def test_looking_at_a_mapped_weight_reads_no_other(
+    mapped: LoadedModel, halves: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others of the blocks have no values here at all: reading one would fail.
+
+    Rounded weights were given back in the dtype of the file, and their errors were those of 16 bits.
+    """
+    monkeypatch.undo()
+    whole = load(ModelRef(str(halves), device="cpu"))
+    name = next(name for name in mapped.graph.slots if "layers.1." in name and "down_proj" in name)
+    seen = mapped.graph.slots[name].parameter
+    for slot in mapped.graph.slots.values():
+        if slot.unit.block >= 0 and slot.parameter is not seen:
+            slot.parameter.data = torch.empty(0, dtype=torch.bfloat16)
+    model, mark = mapped.info.ref, mapped.info.fingerprint
+    place = seen.data_ptr()
+    look = LayerRequest(model, mark, (name,), ("int4/g64/asym", "int8/channel/sym"))
+    ranges = ChannelsRequest(model, mark, name)
+    part = WindowRequest(model, mark, name, "int4/g64/asym")
+    in_file, in_memory = FakeContext(mapped), FakeContext(whole)
+    found, expected = layer_view(in_file, look), layer_view(in_memory, look)
+    assert replace(found, kurtosis=0.0, standard_deviation=0.0) == replace(
+        expected, kurtosis=0.0, standard_deviation=0.0
+    )
+    assert found.kurtosis == pytest.approx(expected.kurtosis)
+    assert found.standard_deviation == pytest.approx(expected.standard_deviation)
+    assert channels(in_file, ranges) == channels(in_memory, ranges)
+    assert window(in_file, part) == window(in_memory, part)
+    assert (seen.dtype, seen.data_ptr()) == (torch.bfloat16, place), "it stays in its file"
 
 
 def test_a_model_of_which_no_block_fits_is_refused(halves: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from quant_core.methods.rounder import Rounder, rounder_for
 from quant_core.methods.slot_rounder import Quantized, SlotRounder
 from quant_core.models.layers import Slot
 from quant_core.models.loading import LoadedModel
+from quant_core.models.mapped import COMPUTE
 from quant_core.models.pieces import Piece, cut
 from quant_core.registry import unknown_name
 from quant_core.schema import (
@@ -49,7 +50,8 @@ def layer_view(context: Context, request: LayerRequest) -> LayerView:
     slots = [asked_slot(loaded.graph.slots, name) for name in request.units]
     rounder = rounder_for(context, loaded, request.setup)
     forms = [find(name) for name in request.formats]
-    view = view_slots(context, rounder, slots, forms, min(max(request.bins, 8), 1000))
+    bins = min(max(request.bins, 8), 1000)
+    view = view_slots(context, rounder, slots, forms, bins, dtype=computed_in(loaded, slots[0]))
     return replace(view, notes=rounding_notes(rounder))
 
 
@@ -69,16 +71,25 @@ def asked_slot(slots: Mapping[str, Slot], name: str) -> Slot:
     return slots[name]
 
 
+def computed_in(loaded: LoadedModel, slot: Slot) -> torch.dtype | None:
+    """What a unit's weights are turned into to be rounded and computed with, if not what they are held in."""
+    return COMPUTE if loaded.mapped and slot.unit.block >= 0 else None
+
+
 def rounding_notes(rounder: Rounder) -> tuple[str, ...]:
     """What the user should know of the rounding, a sentence each."""
     return tuple(f"{where}: {note}." for where, note in rounder.notes.items())
 
 
 def rounded_rows(
-    rounder: SlotRounder, slot: Slot, form: Format, rows: slice = slice(None)
+    rounder: SlotRounder,
+    slot: Slot,
+    form: Format,
+    rows: slice = slice(None),
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Quantized]:
     """Some rows of a unit's weights in float32, and what they are rounded to; rows that ``by_rows`` allows, or all."""
-    part = slot.matrix()[rows]
+    part = slot.matrix()[rows].to(dtype or slot.parameter.dtype)
     return part.float(), rounder.quantize(Slot(slot.unit, nn.Parameter(part, requires_grad=False)), form)
 
 
@@ -89,11 +100,15 @@ def view_slots(
     forms: Sequence[Format],
     bins: int,
     part: int = _PART,
+    dtype: torch.dtype | None = None,
 ) -> LayerView:
-    """The view of units in formats, with ``bins`` bins; ``part`` is how many weights are rounded at once."""
+    """The view of units in formats, with ``bins`` bins; ``part`` is how many weights are rounded at once.
+
+    ``dtype`` is what they are rounded in if not what they are held in.
+    """
     parameters = sum(slot.unit.parameters for slot in slots)
     kept = parameters * len(forms) <= _KEPT * part
-    reads = [partial(_parts, context, rounder, slots, form, part) for form in forms]
+    reads = [partial(_parts, context, rounder, slots, form, part, dtype) for form in forms]
     if kept:
         done = [list(read()) for read in reads]
         reads = [partial(iter, parts) for parts in done]
@@ -150,7 +165,12 @@ def view_slots(
 
 
 def _parts(
-    context: Context, rounder: SlotRounder, slots: Sequence[Slot], form: Format, part: int
+    context: Context,
+    rounder: SlotRounder,
+    slots: Sequence[Slot],
+    form: Format,
+    part: int,
+    dtype: torch.dtype | None,
 ) -> Iterator[tuple[Tensor, Quantized]]:
     """All units some rows at a time, where the format allows it: float32 weights, and what they are rounded to."""
     for slot in slots:
@@ -158,7 +178,7 @@ def _parts(
         step = max(1, part // unit.columns) if rounder.by_rows(unit, form) else unit.rows
         for row in range(0, unit.rows, step):
             context.check_cancelled()
-            yield rounded_rows(rounder, slot, form, slice(row, row + step))
+            yield rounded_rows(rounder, slot, form, slice(row, row + step), dtype)
 
 
 def _pieces(slots: Sequence[Slot]) -> Iterator[Piece]:

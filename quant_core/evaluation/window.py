@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quant_core.errors import QuantError
-from quant_core.evaluation.layer import asked_model, asked_slot, rounded_rows
+from quant_core.evaluation.layer import asked_model, asked_slot, computed_in, rounded_rows
 from quant_core.formats import Format, find
 from quant_core.jobs.context import Context
 from quant_core.methods.rounder import rounder_for
@@ -39,7 +39,10 @@ def window(context: Context, request: WindowRequest) -> Window:
     slot = asked_slot(loaded.graph.slots, request.unit)
     cells = min(max(request.cells, 1), _MOST)
     rounder = rounder_for(context, loaded, request.setup)
-    return view_window(context, rounder, slot, find(request.format), request.rows, request.columns, cells)
+    return view_window(
+        context, rounder, slot, find(request.format), request.rows, request.columns, cells,
+        dtype=computed_in(loaded, slot),
+    )  # fmt: skip
 
 
 def view_window(
@@ -51,15 +54,19 @@ def view_window(
     columns: tuple[int, int],
     cells: int,
     part: int = _PART,
+    dtype: torch.dtype | None = None,
 ) -> Window:
-    """A rectangle of a unit in at most ``cells`` bins each way; ``part`` is how many weights are rounded at once."""
+    """A rectangle of a unit in at most ``cells`` bins each way; ``part`` is how many weights are rounded at once.
+
+    ``dtype`` is what they are rounded in if not what they are held in.
+    """
     unit = slot.unit
     row_edges = edges(_span(rows, unit.rows, "outputs"), cells)
     column_edges = edges(_span(columns, unit.columns, "inputs"), cells)
     weights, errors, spots = [], [], []
     step = part // unit.columns if rounder.by_rows(unit, form) else None
     inside = slice(column_edges[0], column_edges[-1])
-    for bounds, wide, rounded in _bands(context, rounder, slot, form, row_edges, step):
+    for bounds, wide, rounded in _bands(context, rounder, slot, form, row_edges, step, dtype):
         before, after = wide[:, inside], rounded[:, inside]
         starts = np.array(bounds[:-1]) - bounds[0], np.array(column_edges[:-1]) - column_edges[0]
         error = after - before
@@ -113,13 +120,14 @@ def _bands(
     form: Format,
     row_edges: Sequence[int],
     step: int | None,
+    dtype: torch.dtype | None,
 ) -> Iterator[tuple[Sequence[int], Tensor, Tensor]]:
     """Rows of whole bins: the edges of their bins, and their weights before and after rounding, float32.
 
     Of at most ``step`` rows, or of one bin; where it is None the unit is rounded as a whole.
     """
     if step is None:
-        before, done = rounded_rows(rounder, slot, form)
+        before, done = rounded_rows(rounder, slot, form, dtype=dtype)
         inside = slice(row_edges[0], row_edges[-1])
         yield row_edges, before[inside].cpu(), done.matrix[inside].float().cpu()
         return
@@ -129,7 +137,7 @@ def _bands(
         end = begin + 1
         while end < len(row_edges) - 1 and row_edges[end + 1] - row_edges[begin] <= step:
             end += 1
-        before, done = rounded_rows(rounder, slot, form, slice(row_edges[begin], row_edges[end]))
+        before, done = rounded_rows(rounder, slot, form, slice(row_edges[begin], row_edges[end]), dtype)
         yield row_edges[begin : end + 1], before.cpu(), done.matrix.float().cpu()
         begin = end
 
