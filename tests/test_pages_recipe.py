@@ -370,7 +370,7 @@ def test_experts_are_one_row_whose_change_all_of_them_take(home: Path) -> None:
         experts = [name for name in table.units if name.startswith("model.layers.1.mlp.experts.up_proj[")]
         assert edited.pins == dict.fromkeys(experts, "int8/g64/asym")
         rows = recipe_edit.table_rows(info, table, drawn, edited)
-        assert rows.loc[place, ["format", "mixed", "pinned"]].tolist() == ["int8/g64/asym", "32", True]
+        assert [rows[name][place] for name in ("format", "mixed", "pinned")] == ["int8/g64/asym", "32", True]
         inside = recipe_edit.table_rows(info, table, fold(info, table, 1), edited)
         assert len(inside) == 4 + 3 * 32
         assert set(inside["block"]) == {1}

@@ -4,6 +4,7 @@ pins.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -342,12 +343,13 @@ def _edit_table(info: ModelInfo, table: ScoreTable, draft: Draft) -> None:
         frame, key=key, hide_index=True, height=380,
         disabled=["layer", "block", "weights", "mixed", "bits", "kl"],
         on_change=take_rows, args=(info, table, drawn, key), alt="Format, pin and predicted KL of every layer",
+        placeholder="several",
         column_config={
             "layer": st.column_config.TextColumn("Layer", width="medium", pinned=True),
             "block": st.column_config.NumberColumn("Block", width="small"),
             "weights": st.column_config.NumberColumn("Weights", format="compact", width="small"),
             "format": st.column_config.SelectboxColumn(
-                "Format", options=choices(table), required=True, width="medium",
+                "Format", options=choices(table), required=not drawn.closed, width="medium",
                 format_func=lambda name: format_name(str(name)),
                 help="Empty where the experts have several formats; what you choose, all of them take."
                 if drawn.closed
@@ -377,7 +379,7 @@ def table_rows(info: ModelInfo, table: ScoreTable, drawn: Fold, draft: Draft) ->
     short = short_names(choices(table))
     frame = pd.DataFrame(
         {
-            "layer": [short_unit(row) for row in rows],
+            "layer": [_row_name(row) if drawn.needed else short_unit(row) for row in rows],
             "block": [blocks[names[0]] for names in members],
             "weights": [int(weights[row]) for row in rows],
             "format": [None if row in mixed else most[row] for row in rows],
@@ -388,6 +390,11 @@ def table_rows(info: ModelInfo, table: ScoreTable, drawn: Fold, draft: Draft) ->
         }
     )
     return frame if drawn.closed else frame.drop(columns="mixed")
+
+
+def _row_name(name: str) -> str:
+    """As ``short_unit``, without the block, which has a column: ``mlp.experts.up_proj[*]``."""
+    return re.sub(r"^.*?\.\d+\.", "", short_unit(name))
 
 
 def _experts(names: Sequence[str], draft: Draft, short: Mapping[str, str]) -> str:
