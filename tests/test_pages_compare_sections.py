@@ -153,6 +153,16 @@ def test_a_vote_can_be_taken_back(home: Path, workspace: Workspace, asked: Promp
     assert votes[0].choice == is_swapped(key, votes[0].voter, 0)
 
 
+def test_a_class_without_a_recipe_votes_on_what_the_page_compares(home: Path) -> None:
+    """It asked for a recipe although another format was chosen already."""
+    seed(home, tables=False)
+    app = open_page("compare", tab="vote")
+    app.button(key="compare:few").click().run()
+    assert any(button.label == "Write them and vote" for button in app.button)
+    assert app.session_state["url:pair"] == "original-other"
+    assert "4 evenly spaced values" in texts(open_page("compare", other="int2/g64/asym"))
+
+
 def test_whoever_ended_a_vote_finds_its_result_again(
     home: Path, workspace: Workspace, asked: PromptsRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

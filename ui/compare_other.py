@@ -10,7 +10,7 @@ from quant_core.errors import QuantError
 from quant_core.schema import Calibration, ModelInfo, Setup, replace
 from ui import scores, state, words
 from ui.entry import link
-from ui.format_names import format_name
+from ui.format_names import families, format_name
 from ui.jobs import guarded, workspace
 
 OTHER = state.text_param("other", "the other variant", pattern=r"[\w/.@:=+-]{0,160}")
@@ -54,16 +54,23 @@ def chosen(info: ModelInfo) -> Other | None:
     return guarded(lambda: _resolved(info, OTHER.get())) if OTHER.get() else None
 
 
-def without_recipe() -> None:
+def without_recipe(sentence: str = "") -> None:
     """What stands in a recipe's place as long as there is none: a format at work in one press, or the way to one."""
     with st.container(border=True):
         st.markdown(
-            "There is no recipe yet. To read what few bits do, let every layer take 2 bits, or choose what else writes "
-            f"beside the original under **{LABEL}**."
+            sentence
+            or "There is no recipe yet. To read what few bits do, let every layer take 2 bits, or choose what else "
+            f"writes beside the original under **{LABEL}**."
         )
         with st.container(horizontal=True, vertical_alignment="center"):
             st.button("Take 2 bits for every layer", key="compare:few", on_click=OTHER.set, args=(FEW,))
             link("recipe", "Make a recipe")
+
+
+def meaning() -> str:
+    """What the format of all layers stores, in a sentence; empty where it is no such format."""
+    family = families().get(OTHER.get().partition("/")[0])
+    return f"{family.title}: {family.help[:1].lower()}{family.help[1:]}" if family else ""
 
 
 def title() -> str:

@@ -58,7 +58,12 @@ def settings(info: ModelInfo, recipe: Recipe | None) -> None:
         on_change=_take_example, label_visibility="collapsed",
     )  # fmt: skip
     st.text_area("Prompt", height=90, max_chars=2000, **PROMPT.widget())
-    with st.container(horizontal=True):
+    compare_other.picker(info)
+    how = f"{LENGTH.get():,} tokens, temperature {TEMPERATURE.get():g}, seed {SEED.get()}"
+    with (
+        st.expander(f"How they write: {how}", icon=":material/tune:", key="compare:how"),
+        st.container(horizontal=True),
+    ):
         st.number_input(
             "Tokens", 1, 1000, step=10, width=_NUMBER, **LENGTH.widget(), help="How many tokens each side writes."
         )  # fmt: skip
@@ -70,7 +75,6 @@ def settings(info: ModelInfo, recipe: Recipe | None) -> None:
             "Seed", 0, 2**31 - 1, width=_NUMBER, **SEED.widget(),
             help="Same seed, same random numbers on all sides and in every run.",
         )  # fmt: skip
-        compare_other.picker(info)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.button("Write", type="primary", key="compare:write", on_click=_write, args=(info, recipe))
         st.button(
@@ -129,14 +133,16 @@ def texts(info: ModelInfo, recipe: Recipe | None) -> None:
     result = workspace().result(request)
     if result is not None:
         _finished(request, result, titles)
-        st.caption(_how(request, now))
+        st.caption(f"{_how(request, now)}  \n{compare_other.meaning()}")
         compare_layers.show(info, request, result, titles)
         return
     job = latest(request)
     if job is None or job.state == "done":
         who = " and ".join(f"**{title}**" for title in titles.values())
         goes = "go" if len(titles) > 1 else "goes"
-        st.caption(f"Press Write: {who} {goes} on from the prompt, token by token.")
+        st.caption(
+            f"Press Write: {who} {goes} on from the prompt, token by token.  \n{compare_other.meaning()}"
+        )
     elif job.active:
         show_in_place(job.id)
         _stream(request, job.id, titles)

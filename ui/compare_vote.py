@@ -13,7 +13,6 @@ from quant_core.store.keys import request_key
 from ui import compare_ballot, compare_other, state
 from ui.compare_variants import named, roots, specs, start
 from ui.jobs import show_error
-from ui.widgets import empty_state
 
 VOTE = state.text_param("vote", "the vote", pattern=r"[0-9a-f]{0,24}")
 """Content key of the texts that are voted on."""
@@ -37,6 +36,8 @@ def show(info: ModelInfo, recipe: Recipe | None, tokens: int, seed: int, tempera
         "Two variants write from the same prompts. You read two texts at a time, as A and B in a drawn order, and say "
         "which is better; who wrote which is told at the end."
     )
+    if recipe is None and compare_other.OTHER.get() and PAIR.get() == PAIR.default:
+        PAIR.set("original-other")  # what the page compares already
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.segmented_control(
             "Who writes", **PAIR.choice(list(_PAIRS)), required=True, format_func=_PAIRS.__getitem__
@@ -55,7 +56,9 @@ def show(info: ModelInfo, recipe: Recipe | None, tokens: int, seed: int, tempera
 
 def _missing(side: Side) -> None:
     if side == "recipe":
-        empty_state("There is no recipe yet to vote on.", "recipe", "Make a recipe")
+        compare_other.without_recipe(
+            "There is no recipe yet to vote on. Let every layer take 2 bits instead, or make one."
+        )
     else:
         st.caption(f":material/info: Choose what else writes under {compare_other.LABEL}.")
 

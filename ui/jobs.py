@@ -278,7 +278,7 @@ def progress_text(job: Job) -> str:
     if job.state == "queued":
         return " · ".join(part for part in (job.title, job.message or "waiting its turn") if part)
     left = job.time_left(time.time())
-    parts = [job.title, job.message, f"{100 * job.progress:.0f} %"]
+    parts = [job.title, job.message, f"{100 * job.progress:.0f} %" if job.progress > 0 else ""]
     if left is not None and not job.message.endswith("left"):
         parts.append(f"about {words.duration(max(left, 1.0))} left")
     return " · ".join(part for part in parts if part)

@@ -8,7 +8,7 @@ import streamlit as st
 
 from quant_core.schema import ModelInfo, ScoreTable, SensitivityRequest, digest, replace
 from ui import added_formats, scores, setup, state
-from ui.format_names import method_name
+from ui.format_names import method_name, short_names
 from ui.formats_picker import formats_picker
 from ui.jobs import POLL, latest, request_result, workspace
 from ui.score_view import SCORE_TITLES, available
@@ -26,6 +26,8 @@ STOPS = {
 }
 TOKENS = [512, 1024, 2048, 4096, 8192, 16_384, 32_768]
 _KEY = "sweep:key"
+_NAMED = 8
+"""Formats that are named before a sweep."""
 
 
 def settings(info: ModelInfo) -> SensitivityRequest | None:
@@ -143,7 +145,11 @@ def _plan(info: ModelInfo, request: SensitivityRequest) -> str:
         f", again until scores are known to within {100 * request.precision:g} %" if request.precision else ""
     )
     text = f"{request.tokens:,} tokens of {request.text.label}"
-    return f"{first}{layers} layers in {formats} formats: {how} {text}{until}."
+    named = ""
+    if formats <= _NAMED:
+        *others, last = short_names(request.formats).values()
+        named = f" ({', '.join(others)} and {last})" if others else f" ({last})"
+    return f"{first}{layers} layers in {formats} formats{named}: {how} {text}{until}."
 
 
 def _settings_changed(key: str) -> None:
