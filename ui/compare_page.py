@@ -54,7 +54,7 @@ def recipe_or_hint(info: ModelInfo) -> Recipe | None:
 def settings(info: ModelInfo, recipe: Recipe | None) -> None:
     """Prompt, examples and sampling settings, and the button that starts all sides."""
     st.pills(
-        "Examples", EXAMPLES, key="compare:example", format_func=lambda text: f"{text} …",
+        "Examples", EXAMPLES, key="compare:example", format_func=lambda text: f"{' '.join(text.split()[:4])} …",
         on_change=_take_example, label_visibility="collapsed",
     )  # fmt: skip
     st.text_area("Prompt", height=90, max_chars=2000, **PROMPT.widget())

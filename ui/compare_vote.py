@@ -40,7 +40,11 @@ def show(info: ModelInfo, recipe: Recipe | None, tokens: int, seed: int, tempera
         PAIR.set("original-other")  # what the page compares already
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.segmented_control(
-            "Who writes", **PAIR.choice(list(_PAIRS)), required=True, format_func=_PAIRS.__getitem__
+            "Who writes",
+            **PAIR.choice(list(_PAIRS)),
+            required=True,
+            wrap=True,
+            format_func=_PAIRS.__getitem__,
         )
         if "other" in PAIR.get():
             compare_other.picker(info)

@@ -104,6 +104,10 @@ def answer(info: ModelInfo, table: ScoreTable, score: ScoreName) -> None:
         )  # fmt: skip
         if VIEW.get() != "map" or SHOW.get() != "bits":
             st.button("Show the bits of every layer", key="scores:show-bits", on_click=_show_bits)
+        else:
+            st.caption(
+                ":material/arrow_downward: The map below shows the bits of every layer.", width="content"
+            )
 
 
 def _show_bits() -> None:
