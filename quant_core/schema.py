@@ -1620,6 +1620,17 @@ class Recipe:
         return {name: entry.format for name, entry in self.units.items() if entry.format != ORIGINAL}
 
 
+@dataclass(frozen=True)
+class IncomingRecipe:
+    """A recipe that was read from a file, QuantLens' own or settings of another tool."""
+
+    recipe: Recipe
+    tool: str = ""
+    """Whose settings they were (``llm-compressor``); empty for a recipe of QuantLens'."""
+    notes: tuple[str, ...] = ()
+    """What was not understood or has no equal here, a sentence each."""
+
+
 # --- jobs -----------------------------------------------------------------------------------------------------------
 
 

@@ -919,7 +919,8 @@ class Workspace:
         names = tuple(unit.name for unit in units)
         table = ScoreTable(info.fingerprint, names, formats, sizes, (), 0, 0, "", "", 0, 0.0)
         free = [unit for unit in info.units if unit.decided or unit.name in assignment]
-        kept = sum(unit.parameters * unit.bits for unit in info.units if unit not in free) + info.other_bits
+        others = [unit for unit in info.units if not unit.decided and unit.name not in assignment]
+        kept = sum(unit.parameters * unit.bits for unit in others) + info.other_bits
         size = self.assigned_bytes(info, assignment)
         average = (8 * size - kept) / (sum(unit.parameters for unit in free) or 1)
         whole = Solution(assignment, average, size, 0.0, 0.0)
@@ -948,6 +949,20 @@ class Workspace:
         ``RecipeError`` if it is malformed or belongs to another model.
         """
         return recipes.from_text(text, info, self._families, self._methods, self.rewritten)
+
+    def import_recipe(self, text: str, info: ModelInfo) -> schema.IncomingRecipe:
+        """As ``read_recipe``; settings for llm-compressor, GPTQModel and llama-quantize, told by content, too."""
+        content = recipes.content_of(text)
+        found = recipes.read_settings(content, info, self.catalog)
+        if found is None:
+            assert isinstance(content, dict)  # lines of options are always read as settings
+            own = recipes.from_data(content, info, self._families, self._methods, self.rewritten)
+            return schema.IncomingRecipe(own)
+        tool, reading = found
+        whole = self.rewritten(info, reading.setup.transforms)
+        return schema.IncomingRecipe(
+            self.measured_recipe(whole, reading.forms, None, reading.setup), tool, reading.notes
+        )
 
 
 def _public(run: Run) -> Request:

@@ -76,6 +76,15 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="FILE", help="write the recipe here (.json, .yaml or .yml)"
     )
 
+    recipe.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FILE",
+        help="make it of this file instead, which holds settings for llm-compressor (YAML), GPTQModel "
+        "(quantize_config.json) or llama-quantize (a command, its options, or a --tensor-type-file)",
+    )
+
     calibrate = add(
         "calibrate",
         measuring.calibrate,
