@@ -1491,6 +1491,42 @@ class Imported:
     keys: tuple[str, ...]
 
 
+Agreement = Literal["identical", "close", "different"]
+"""How a figure that was worked out anew agrees with the stored one; ``close``: within the tolerance."""
+
+
+@dataclass(frozen=True)
+class FigurePair:
+    """A figure of a result, or a table of them, stored and worked out anew."""
+
+    name: str
+    stored: str
+    now: str
+    share: float | None
+    """The largest share by which a number differs; None where they cannot be compared."""
+    agreement: Agreement
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A stored result and the same request worked out anew."""
+
+    key: str
+    """Of the run."""
+    title: str
+    agreement: Agreement
+    """Of the figure that agrees least."""
+    tolerance: float
+    """Share of a figure by which it may differ and still be close."""
+    figures: tuple[FigurePair, ...]
+    changes: tuple[str, ...]
+    """What differs of versions and machine, a line each."""
+    origin: Origin
+    """What it was worked out with anew."""
+    created: float
+    """Seconds since the epoch."""
+
+
 # --- allocation and recipes -----------------------------------------------------------------------------------------
 
 

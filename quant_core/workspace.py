@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,6 +44,8 @@ from quant_core.hub_files import bytes_here, hub_cache
 from quant_core.jobs.client import Client
 from quant_core.kv_cache import kv_bits
 from quant_core.names import parse_format
+from quant_core.reproduction import TOLERANCE, changes, compare
+from quant_core.reproduction import verdict as agreement
 from quant_core.schema import (
     Belongings,
     Budget,
@@ -61,6 +65,7 @@ from quant_core.schema import (
     ParetoPoint,
     Proof,
     Recipe,
+    Reproduction,
     Request,
     Result,
     Run,
@@ -80,8 +85,9 @@ from quant_core.schema import (
 from quant_core.store import default_home
 from quant_core.store.exchange import read_runs, write_runs
 from quant_core.store.keys import folder_signature
-from quant_core.store.kinds import Modelless
+from quant_core.store.kinds import Modelless, model_name, trained_by
 from quant_core.store.results import SavedRecipe
+from quant_core.store.runs import line_of
 from quant_core.store.votes import Choice, Vote
 from quant_core.targets import TARGETS, Target, hardware
 from quant_core.targets.energy import token_joules
@@ -453,6 +459,52 @@ class Workspace:
             QuantError: The file is another, damaged, or was changed; then nothing is stored.
         """
         return read_runs(file, self._client.store.results, self._client.store.runs, self._is_format)
+
+    def reproduction(self, key: str) -> Reproduction | None:
+        """How a run came out when it was last worked out anew; None if it never was."""
+        return self._client.store.runs.reproduction(key)
+
+    def reproduce(
+        self, key: str, source: str = "", tolerance: float = TOLERANCE, on_progress: Watch | None = None
+    ) -> Reproduction:
+        """Work a run out anew, in a home folder of its own that knows no answers, and compare.
+
+        Args:
+            key: The run's, of this home folder.
+            source: Where its model is now, if that is not what the run recorded.
+            tolerance: Share of a figure by which it may differ and still be close.
+            on_progress: Called with the job whenever it changed.
+
+        Raises:
+            QuantError: What was asked was not recorded, a speed was, or the model or trained weights are gone.
+            JobError: The job failed, for one because the text is gone.
+        """
+        run, runs = self.stored_run(key), self._client.store.runs
+        request = _repeatable(run, source)
+        with tempfile.TemporaryDirectory(prefix="quantlens-", ignore_cleanup_errors=True) as folder:
+            other = Workspace(Path(folder), self._roots, jobs=self._client.jobs_place)
+            try:
+                runs.lend(trained_by(request), other._client.store.runs)
+                job = other.submit(schema.replace(request, roots=tuple(map(str, self._roots))))
+                try:
+                    now = other.wait(job, on_progress)
+                except KeyboardInterrupt:
+                    other.cancel(job.id)
+                    raise
+                origin = other.stored_run(job.key).origin
+            finally:
+                other._client.dismiss()
+                other.close()
+        assert origin is not None  # every worker records it
+        changed = changes(run.origin, origin)
+        if job.key != run.key:
+            changed = ("The bundled text or the way of measuring: the request has another key now.", *changed)
+        pairs = compare(run.result, now, tolerance)
+        found = Reproduction(
+            run.key, line_of(run).title, agreement(pairs), tolerance, pairs, changed, origin, time.time()
+        )
+        runs.put_reproduction(found)
+        return found
 
     @property
     def usual_formats(self) -> tuple[str, ...]:
@@ -963,6 +1015,30 @@ class Workspace:
         return schema.IncomingRecipe(
             self.measured_recipe(whole, reading.forms, None, reading.setup), tool, reading.notes
         )
+
+
+def _repeatable(run: Run, source: str) -> Request:
+    """What a run was asked, with its model where it is now."""
+    request = run.request
+    if request is None or isinstance(request, Modelless | schema.ExportRequest):
+        raise QuantError(
+            f"What run {run.key[:8]} was asked was not recorded.", "An older QuantLens made it: run it again."
+        )
+    if isinstance(request, schema.SpeedRequest):
+        raise QuantError(
+            "A speed is of a machine and a moment, and no run repeats it.",
+            "Measure it again on the Compare page.",
+        )
+    source = source or request.model.source
+    if source == "bundled":
+        return request
+    folder = _folder(source)
+    if folder is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        raise QuantError(
+            f"The model of this run, {model_name(source)} ({run.fingerprint[:8]}), is not here any more.",
+            "Say where it is: --model FOLDER.",
+        )
+    return schema.replace(request, model=schema.replace(request.model, source=str(folder or source)))
 
 
 def _public(run: Run) -> Request:

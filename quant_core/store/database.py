@@ -60,6 +60,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             choice INTEGER NOT NULL CHECK (choice IN (0, 1, -1)), created REAL NOT NULL)""",
         "CREATE INDEX votes_by_run ON votes (run, voter, prompt)",
     ),
+    ("CREATE TABLE reproductions (key TEXT PRIMARY KEY, data TEXT NOT NULL)",),
 )
 """What each version added to the one before it; the file's ``user_version`` counts how many it has seen."""
 
