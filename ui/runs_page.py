@@ -265,8 +265,8 @@ def _reproduce(run: Run) -> None:
         return
     apart = [pair for pair in found.figures if pair.agreement == "different"]
     sentence = {
-        "identical": ":material/check_circle: every figure was the same, to the last bit",
-        "close": f":material/check_circle: every figure within {words.share(found.tolerance)} of the stored one",
+        "identical": ":material/check_circle: Every figure was the same, to the last bit",
+        "close": f":material/check_circle: Every figure within {words.share(found.tolerance)} of the stored one",
         "different": f":material/error: {len(apart)} of {len(found.figures)} figures differ by more than "
         f"{words.share(found.tolerance)} ({plain(', '.join(pair.name for pair in apart[:3]))})",
     }[found.agreement]
