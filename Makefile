@@ -8,7 +8,7 @@ BIN      := $(VENV)/bin
 PIP      := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint requirements.lock
 RUNTIME  := $(VENV)/.quantlens-runtime
 DEV      := $(VENV)/.quantlens-dev
-ENGINES  := .venv-llamacpp .venv-mlx
+ENGINES  := .venv-llamacpp .venv-mlx .venv-tools
 LOCKED   := requirements.txt requirements.lock
 
 .DEFAULT_GOAL := help
@@ -98,10 +98,11 @@ $(DEV): requirements-dev.txt $(LOCKED) | $(BIN)/python
 
 # Engines as wheels in environments of their own, which see the packages of the main one; where a platform lacks one,
 # the tests that run it are skipped.
+.venv-tools/.quantlens: DEPENDENCIES := --no-deps
 .venv-%/.quantlens: requirements-%.txt | $(BIN)/python
 	@echo "Installing $* for its tests."
 	@$(BIN)/python -m venv $(@D)
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(@D)/lib/python*/site-packages)/main.pth
 	@if $(@D)/bin/python -m pip --disable-pip-version-check --quiet install --only-binary :all: \
-	    --requirement $<; then touch $@; \
+	    $(DEPENDENCIES) --requirement $<; then touch $@; \
 	    else echo "No $* for this platform: what runs in it is not tested." >&2; fi

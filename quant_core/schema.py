@@ -1493,6 +1493,42 @@ class Imported:
     """Blind votes that are new, those on runs that were here already included."""
 
 
+Agreement = Literal["identical", "close", "different"]
+"""How a figure that was worked out anew agrees with the stored one; ``close``: within the tolerance."""
+
+
+@dataclass(frozen=True)
+class FigurePair:
+    """A figure of a result, or a table of them, stored and worked out anew."""
+
+    name: str
+    stored: str
+    now: str
+    share: float | None
+    """The largest share by which a number differs; None where they cannot be compared."""
+    agreement: Agreement
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A stored result and the same request worked out anew."""
+
+    key: str
+    """Of the run."""
+    title: str
+    agreement: Agreement
+    """Of the figure that agrees least."""
+    tolerance: float
+    """Share of a figure by which it may differ and still be close."""
+    figures: tuple[FigurePair, ...]
+    changes: tuple[str, ...]
+    """What differs of versions and machine, a line each."""
+    origin: Origin
+    """What it was worked out with anew."""
+    created: float
+    """Seconds since the epoch."""
+
+
 # --- allocation and recipes -----------------------------------------------------------------------------------------
 
 
@@ -1620,6 +1656,17 @@ class Recipe:
     def assignment(self) -> dict[str, str]:
         """Unit name to full format name, without the weights that stay as they are."""
         return {name: entry.format for name, entry in self.units.items() if entry.format != ORIGINAL}
+
+
+@dataclass(frozen=True)
+class IncomingRecipe:
+    """A recipe that was read from a file, QuantLens' own or settings of another tool."""
+
+    recipe: Recipe
+    tool: str = ""
+    """Whose settings they were (``llm-compressor``); empty for a recipe of QuantLens'."""
+    notes: tuple[str, ...] = ()
+    """What was not understood or has no equal here, a sentence each."""
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------------

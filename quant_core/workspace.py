@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,6 +44,8 @@ from quant_core.hub_files import bytes_here, hub_cache
 from quant_core.jobs.client import Client
 from quant_core.kv_cache import kv_bits
 from quant_core.names import parse_format
+from quant_core.reproduction import TOLERANCE, changes, compare
+from quant_core.reproduction import verdict as agreement
 from quant_core.schema import (
     Belongings,
     Budget,
@@ -61,6 +65,7 @@ from quant_core.schema import (
     ParetoPoint,
     Proof,
     Recipe,
+    Reproduction,
     Request,
     Result,
     Run,
@@ -80,8 +85,9 @@ from quant_core.schema import (
 from quant_core.store import default_home
 from quant_core.store.exchange import read_runs, write_runs
 from quant_core.store.keys import folder_signature
-from quant_core.store.kinds import Modelless
+from quant_core.store.kinds import Modelless, model_name, trained_by
 from quant_core.store.results import SavedRecipe
+from quant_core.store.runs import line_of
 from quant_core.store.votes import Choice, Vote
 from quant_core.targets import TARGETS, Target, hardware
 from quant_core.targets.energy import token_joules
@@ -455,6 +461,52 @@ class Workspace:
         """
         store = self._client.store
         return read_runs(file, store.results, store.runs, store.votes, self._is_format)
+
+    def reproduction(self, key: str) -> Reproduction | None:
+        """How a run came out when it was last worked out anew; None if it never was."""
+        return self._client.store.runs.reproduction(key)
+
+    def reproduce(
+        self, key: str, source: str = "", tolerance: float = TOLERANCE, on_progress: Watch | None = None
+    ) -> Reproduction:
+        """Work a run out anew, in a home folder of its own that knows no answers, and compare.
+
+        Args:
+            key: The run's, of this home folder.
+            source: Where its model is now, if that is not what the run recorded.
+            tolerance: Share of a figure by which it may differ and still be close.
+            on_progress: Called with the job whenever it changed.
+
+        Raises:
+            QuantError: What was asked was not recorded, a speed was, or the model or trained weights are gone.
+            JobError: The job failed, for one because the text is gone.
+        """
+        run, runs = self.stored_run(key), self._client.store.runs
+        request = _repeatable(run, source)
+        with tempfile.TemporaryDirectory(prefix="quantlens-", ignore_cleanup_errors=True) as folder:
+            other = Workspace(Path(folder), self._roots, jobs=self._client.jobs_place)
+            try:
+                runs.lend(trained_by(request), other._client.store.runs)
+                job = other.submit(schema.replace(request, roots=tuple(map(str, self._roots))))
+                try:
+                    now = other.wait(job, on_progress)
+                except KeyboardInterrupt:
+                    other.cancel(job.id)
+                    raise
+                origin = other.stored_run(job.key).origin
+            finally:
+                other._client.dismiss()
+                other.close()
+        assert origin is not None  # every worker records it
+        changed = changes(run.origin, origin)
+        if job.key != run.key:
+            changed = ("The bundled text or the way of measuring: the request has another key now.", *changed)
+        pairs = compare(run.result, now, tolerance)
+        found = Reproduction(
+            run.key, line_of(run).title, agreement(pairs), tolerance, pairs, changed, origin, time.time()
+        )
+        runs.put_reproduction(found)
+        return found
 
     @property
     def usual_formats(self) -> tuple[str, ...]:
@@ -929,7 +981,8 @@ class Workspace:
         names = tuple(unit.name for unit in units)
         table = ScoreTable(info.fingerprint, names, formats, sizes, (), 0, 0, "", "", 0, 0.0)
         free = [unit for unit in info.units if unit.decided or unit.name in assignment]
-        kept = sum(unit.parameters * unit.bits for unit in info.units if unit not in free) + info.other_bits
+        others = [unit for unit in info.units if not unit.decided and unit.name not in assignment]
+        kept = sum(unit.parameters * unit.bits for unit in others) + info.other_bits
         size = self.assigned_bytes(info, assignment)
         average = (8 * size - kept) / (sum(unit.parameters for unit in free) or 1)
         whole = Solution(assignment, average, size, 0.0, 0.0)
@@ -958,6 +1011,44 @@ class Workspace:
         ``RecipeError`` if it is malformed or belongs to another model.
         """
         return recipes.from_text(text, info, self._families, self._methods, self.rewritten)
+
+    def import_recipe(self, text: str, info: ModelInfo) -> schema.IncomingRecipe:
+        """As ``read_recipe``; settings for llm-compressor, GPTQModel and llama-quantize, told by content, too."""
+        content = recipes.content_of(text)
+        found = recipes.read_settings(content, info, self.catalog)
+        if found is None:
+            assert isinstance(content, dict)  # lines of options are always read as settings
+            own = recipes.from_data(content, info, self._families, self._methods, self.rewritten)
+            return schema.IncomingRecipe(own)
+        tool, reading = found
+        whole = self.rewritten(info, reading.setup.transforms)
+        return schema.IncomingRecipe(
+            self.measured_recipe(whole, reading.forms, None, reading.setup), tool, reading.notes
+        )
+
+
+def _repeatable(run: Run, source: str) -> Request:
+    """What a run was asked, with its model where it is now."""
+    request = run.request
+    if request is None or isinstance(request, Modelless | schema.ExportRequest):
+        raise QuantError(
+            f"What run {run.key[:8]} was asked was not recorded.", "An older QuantLens made it: run it again."
+        )
+    if isinstance(request, schema.SpeedRequest):
+        raise QuantError(
+            "A speed is of a machine and a moment, and no run repeats it.",
+            "Measure it again on the Compare page.",
+        )
+    source = source or request.model.source
+    if source == "bundled":
+        return request
+    folder = _folder(source)
+    if folder is None and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        raise QuantError(
+            f"The model of this run, {model_name(source)} ({run.fingerprint[:8]}), is not here any more.",
+            "Say where it is: --model FOLDER.",
+        )
+    return schema.replace(request, model=schema.replace(request.model, source=str(folder or source)))
 
 
 def _public(run: Run) -> Request:

@@ -102,6 +102,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("recipe bundled --bits 4 --only *down*", "not PATTERN=FAMILY"),
         ("recipe bundled --bits 4 --only *down*=int99", "no number format named 'int99'"),
         ("recipe bundled --bits -1", "above 0"),
+        ("recipe bundled --bits 4 --from r.yaml", "takes a recipe as it is"),
         ("recipe bundled --bits nan", "above 0"),
         ("recipe bundled --bits 4 --pin q_proj", "PATTERN=FORMAT"),
         ("recipe bundled --bits 4 --pin *q_proj*=int99", "int99"),
@@ -315,6 +316,21 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(call: Call, t
         outcome = call("recipe", "nothing-there", "--bits", 4, "--out", place)
         assert outcome.code == 1
         assert "cannot be written" in outcome.err
+
+
+def test_settings_of_another_tool_become_a_recipe(call: Call, model: Path, tmp_path: Path) -> None:
+    settings, file = tmp_path / "gptq.json", tmp_path / "recipe.json"
+    settings.write_text(
+        '{"bits": 8, "group_size": 32, "dynamic": {"+:.*q_proj": {"bits": 4}, "-:.*gone": {}}}'
+    )
+    found = call("recipe", model, "--from", settings, "--out", file, "--json").json
+    assert found["tool"] == "GPTQModel"
+    assert found["notes"] == ["No layer of this model matches -:.*gone."]
+    formats = {name: entry["format"] for name, entry in found["units"].items()}
+    assert formats["model.layers.1.self_attn.q_proj.weight"] == "int4/g32/sym@gptq"
+    assert formats["model.layers.1.mlp.up_proj.weight"] == "int8/g32/sym@gptq"
+    assert json.loads(file.read_text())["units"] == found["units"]
+    assert "weights quantized" in call("recipe", model, "--from", settings).out
 
 
 def test_a_megabytes_budget_below_the_embedding_says_what_helps(call: Call) -> None:

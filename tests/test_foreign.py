@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
 from compressed_tensors.quantization import QuantizationScheme
 
 from quant_core.recipes.foreign import DIALECTS
-from quant_core.schema import ORIGINAL, Setup
+from quant_core.schema import ORIGINAL, Recipe, Setup
 from quant_core.targets import TARGETS
-from tests.exported import mixed, recipe_of
+from tests.exported import mixed, opened, recipe_of
 from tests.made_results import model
 
+ROOT = Path(__file__).parents[1]
 INFO = model(2)
 FIRST = "model.layers.0.self_attn.q_proj"
 LAST = "model.layers.1.mlp.down_proj"
@@ -143,3 +147,52 @@ def test_what_no_settings_say_is_in_the_way(tool: str) -> None:
     assert any(
         "does not hold nf4" in problem.reason for problem in dialect.problems(INFO, mixed(INFO, ["nf4"]))
     )
+
+
+# --- read by the tools themselves
+
+TOOLS = ROOT / ".venv-tools/bin/python"
+TOLD: dict[str, dict[str, list[object]]] = {
+    "quanto": {"fp8_e4m3/channel": ["qfloat8_e4m3fn"], "int8/channel/sym": ["qint8"]},
+    "hqq": {"int3/g32/float": [3, 32]},
+    "neural-compressor": {"int4/g32/sym": [4, 32, True], "int8/channel/asym": [8, -1, False]},
+    "modelopt": {"int4/g32/sym": [4, 32], "fp8_e4m3/channel": [[4, 3], -1]},
+    "autoround": {"int4/g32/sym": [4, 32, True], "int2/channel/asym": [2, -1, False]},
+}
+"""By tool: formats of even and odd blocks, and what it has to say of a layer in each (``tests/tools_reader.py``)."""
+
+
+@pytest.fixture(scope="module")
+def understood(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Recipe, dict[str, list[object]]]]:
+    """Recipes of a tiny Llama, whose last layer stays, with what each tool makes of them."""
+    if not (TOOLS.parents[1] / ".quantlens").is_file():
+        pytest.skip("there are no tools in .venv-tools: make unit installs them where they have wheels")
+    loaded = opened("llama", tmp_path_factory.mktemp("tools"))
+    last = f"{LAST}.weight"
+
+    def recipe(tool: str) -> Recipe:
+        names = list(TOLD[tool])
+        kept = "" if tool == "hqq" else last  # it is told by role: no block can have a layer that stays
+        return recipe_of(
+            loaded.info,
+            lambda unit: names[unit.block % len(names)] if unit.decided and unit.name != kept else ORIGINAL,
+        )
+
+    recipes = {tool: recipe(tool) for tool in TOLD}
+    files = {tool: DIALECTS[tool].text(loaded.info, recipe) for tool, recipe in recipes.items()}
+    task = json.dumps({"model": loaded.info.ref.source, "files": files})
+    reader = subprocess.run(
+        [str(TOOLS), "-W", "ignore", str(ROOT / "tests/tools_reader.py")],
+        input=task, capture_output=True, text=True, timeout=300, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert reader.returncode == 0, reader.stderr[-2000:]
+    return {tool: (recipes[tool], found) for tool, found in json.loads(reader.stdout).items()}
+
+
+@pytest.mark.parametrize("tool", TOLD)
+def test_the_tool_itself_understands_what_it_is_told(
+    understood: dict[str, tuple[Recipe, dict[str, list[object]]]], tool: str
+) -> None:
+    recipe, found = understood[tool]
+    told = {name.removesuffix(".weight"): TOLD[tool][form] for name, form in recipe.assignment().items()}
+    assert found == told

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from quant_core.ballots import tally, verdict
 from quant_core.schema import (
     Budget,
     ChoicesRequest,
@@ -24,7 +25,6 @@ from quant_core.workspace import Workspace
 from tests.made_results import ASKED, PROMPTS, SCORED, SPREAD, TIMED, WROTE
 from tests.served_pages import job, keep, open_page, seed, texts
 from ui.compare_ballot import is_swapped
-from ui.compare_reveal import tally, verdict
 
 
 @pytest.fixture

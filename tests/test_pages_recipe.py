@@ -423,3 +423,21 @@ def test_measurements_of_both_are_compared_on_the_same_tokens() -> None:
     assert measured_change(MEASURED, other) == "−0.00400 ± 0.0030 nats/token"
     assert measured_change(MEASURED, replace(other, tokens=1)) == "on other text"
     assert measured_change(MEASURED, None) == "–"
+
+
+def test_settings_of_another_tool_become_the_recipe_and_say_what_was_understood(
+    workspace: Workspace, info: ModelInfo
+) -> None:
+    st.cache_resource.clear()
+    weights = "{num_bits: 4, group_size: 64, strategy: group, symmetric: false}"
+    group = f"{{targets: [Linear, gone], weights: {weights}}}"
+    settings = f"QuantizationModifier: {{config_groups: {{a: {group}}}, ignore: [lm_head]}}"
+    found = read("recipe.yaml", settings.encode(), info)
+    app = open_page("recipe", recipe=workspace.save_recipe(found.recipe))
+    app.session_state["recipe:incoming"] = found
+    app.run()
+    assert set(draft(app).assignment.values()) == {"int4/g64/asym"}
+    assert "From settings for llm-compressor" in texts(app)
+    assert "No layer of this model is called gone." in [text.value for text in app.text]
+    app.button(key="recipe:understood").click().run()
+    assert "From settings for llm-compressor" not in texts(app)

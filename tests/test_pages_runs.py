@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from quant_core.reproduction import compare
 from quant_core.schema import (
     EvaluateRequest,
     ModelInfo,
+    Reproduction,
     ScoreTable,
     SensitivityRequest,
     Setup,
@@ -130,6 +132,28 @@ def test_a_run_is_reopened_by_its_link_with_answer_and_provenance(
          "vote": "Open the blind vote", "choices": "Open the answers", "tails": "Open the spread",
          "speed": "Open the speeds"}[name]
     ]  # fmt: skip
+
+
+def test_the_command_that_works_a_run_out_anew_stands_there_with_its_verdict(
+    here: Workspace, keys: dict[str, str]
+) -> None:
+    app = open_page("runs", run=keys["low"])
+    assert f"python -m quant_core reproduce {keys['low'][:8]}" in [block.value for block in app.code]
+    pairs = compare(MEASURED, replace(MEASURED, kl_mean=MEASURED.kl_mean * 1.5))
+    found = Reproduction(
+        keys["low"],
+        "Recipe evaluation",
+        "different",
+        0.01,
+        pairs,
+        ("torch: 2 then, 3 now",),
+        made_runs.ORIGIN,
+        1e9,
+    )
+    here._client.store.runs.put_reproduction(found)
+    said = texts(open_page("runs", run=keys["low"]))
+    assert f"1 of {len(pairs)} figures differ by more than 1.0 % (kl\\_mean)" in said
+    assert "torch\\: 2 then\\, 3 now" in said
 
 
 def test_open_leads_to_the_page_that_shows_it(here: Workspace, keys: dict[str, str]) -> None:

@@ -41,14 +41,20 @@ from quant_core.schema import (
     KlTails,
     ModelInfo,
     Origin,
+    PromptsRequest,
+    PromptTexts,
     Proof,
     Recipe,
     TailsRequest,
+    TrainRequest,
+    VariantSpec,
     WorstToken,
     replace,
 )
 from quant_core.store import Store
+from quant_core.store.keys import request_key
 from quant_core.workspace import Workspace, browser_roots
+from tests import made_results
 from tests.served_pages import MEASURED, WRITTEN, keep, open_page
 
 HOSTILE = "<script>alert('x')</script> | `a` ```\n# b ![i](javascript:x) & \"q\" \x00\u202e\ud800"
@@ -94,7 +100,8 @@ class Reader(HTMLParser):
 def test_a_recipe_that_was_not_measured_says_so(home: Path, info: ModelInfo, recipe: Recipe) -> None:
     page, text, _ = written(home, info, recipe)
     missing = ("Not measured: KL and perplexity on a text, a calibrated interval of the prediction, the spread of KL "
-               "over tokens, multiple-choice questions, text written by both, speed, files for a runtime.")  # fmt: skip
+               "over tokens, multiple-choice questions, text written by both, blind votes, speed, files for a "
+               "runtime.")  # fmt: skip
     for one in (Reader(page).text, text):
         assert missing in one
         assert "That was not measured." in one
@@ -132,6 +139,31 @@ def test_what_is_stored_of_this_recipe_is_told_and_of_others_is_not(
     assert head["library_name"] == "gguf"
     assert "base_model" not in head, "the bundled model has no id on a hub"
     assert head["quantization"]["kl_nats_per_token"] == 0.0344
+
+
+def test_votes_and_trainings_of_this_recipe_are_told(home: Path, info: ModelInfo, recipe: Recipe) -> None:
+    variants = (VariantSpec(label="the original"), VariantSpec(recipe.assignment(), label="the recipe"))
+    asked = PromptsRequest(info.ref, info.fingerprint, ("one", "two"), variants)
+    keep(home, asked, PromptTexts((("a", "b"), ("c", "d")), 1.0))
+    other = dict.fromkeys(recipe.assignment(), "int2/g64/asym")
+    for assignment, loss in ((recipe.assignment(), 0.4321), (other, 0.9876)):
+        trained = TrainRequest(info.ref, info.fingerprint, assignment)
+        keep(home, trained, replace(made_results.training(trained), kl_after=loss))
+    page, text, _ = written(home, info, recipe)
+    assert "Blind vote" not in page
+    assert "blind votes" in Reader(page).text
+    store = Store(home)
+    for voter, prompt in (("ann", 0), ("ann", 1), ("bob", 0)):
+        store.votes.add(request_key(asked), voter, prompt, 1)
+    store.votes.add(request_key(asked), "bob", 1, -1)
+    store.close()
+    page, text, _ = written(home, info, recipe)
+    for one in (Reader(page).text, text):
+        assert "“the recipe” is preferred in 2 of the 2 prompts that were decided. It could be chance" in one
+        assert "2 voted on 2 prompts" in one
+        assert "0.432" in one
+        assert "0.988" not in one, "that training is of another recipe"
+    assert "| the recipe | 3 | 2 |" in text
 
 
 def test_the_calibrated_interval_and_a_row_of_a_proof_are_found(

@@ -34,7 +34,7 @@ from ui import (
 from ui import recipe_draft as drafts
 from ui.format_names import format_name
 from ui.jobs import latest, request_result, show_error, start_button, workspace
-from ui.recipe_files import keep_and_load
+from ui.recipe_files import keep_and_load, understood
 from ui.widgets import empty_state, notes, said
 
 _MEASURED = "draft:measured"
@@ -91,6 +91,7 @@ def _recipe(info: ModelInfo, table: ScoreTable, draft: drafts.Draft, marks: reci
     recipe_budget.verdict(info, table, solution, marks, measured, draft, predicted, place)
     drafts.keep_current(info, table)
     _actions(info, table, draft, request, measured, place is not None)
+    understood(info)
     calibrate.progress(info, table)
     _measure(info, request, solution, measured, main_score(table))
     proved = proof.panel(info, table, draft)
@@ -116,6 +117,7 @@ def _from_state(table: ScoreTable) -> str:
 
 def _foreign(info: ModelInfo, table: ScoreTable, error: QuantError) -> None:
     """A recipe that these scores cannot price: its formats can be scored, and it still works on the other pages."""
+    understood(info)
     show_error(error)
     missing = drafts.unscored(info, table)
     if missing:

@@ -145,8 +145,8 @@ def _choose(info: ModelInfo) -> None:
         help="Every edit is saved, and so is what was measured or proved.",
     )  # fmt: skip
     st.file_uploader(
-        "Or a recipe file (JSON or YAML)",
-        type=["json", "yaml", "yml"],
+        "Or a file: a recipe, or settings for llm-compressor, GPTQModel or llama-quantize",
+        type=["json", "yaml", "yml", "txt", "sh"],
         key=_FILE,
         on_change=_take_file,
         args=(info,),
@@ -162,7 +162,7 @@ def _take_file(info: ModelInfo) -> None:
     if file is None:
         return
     try:
-        HELD.set(workspace().save_recipe(recipe_files.read(file.name, file.getvalue(), info)))
+        HELD.set(workspace().save_recipe(recipe_files.read(file.name, file.getvalue(), info).recipe))
     except QuantError as error:
         st.session_state[_FAILURE] = error
     else:

@@ -252,6 +252,29 @@ def one(run: Run, line: RunLine) -> None:
     elif run.origin is None:
         st.caption(":material/info: Versions and hardware were not recorded when this run was made.")
     facts({**runs_words.identity(run, line), **asked, **runs_words.made_with(run.origin)})
+    if asked and not isinstance(run.result, Speeds):
+        _reproduce(run)
+
+
+def _reproduce(run: Run) -> None:
+    """The command that works a run out anew, and how that ended the last time."""
+    st.markdown("**Work it out anew**")
+    st.code(f"python -m quant_core reproduce {run.key[:8]}", language="bash")
+    found = workspace().reproduction(run.key)
+    if found is None:
+        st.caption(
+            "It compares every figure with the stored one, and says what changed of versions and machine."
+        )
+        return
+    apart = [pair for pair in found.figures if pair.agreement == "different"]
+    sentence = {
+        "identical": ":material/check_circle: Every figure was the same, to the last bit",
+        "close": f":material/check_circle: Every figure within {words.share(found.tolerance)} of the stored one",
+        "different": f":material/error: {len(apart)} of {len(found.figures)} figures differ by more than "
+        f"{words.share(found.tolerance)} ({plain(', '.join(pair.name for pair in apart[:3]))})",
+    }[found.agreement]
+    changed = "; ".join(plain(line) for line in found.changes) or "versions and machine were the same"
+    st.caption(f"{sentence}, on {runs_words.when(found.created)}. What changed since: {changed}.")
 
 
 def facts(values: Mapping[str, str]) -> None:

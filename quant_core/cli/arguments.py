@@ -10,6 +10,7 @@ from typing import Any
 
 from quant_core.cli import commands, exporting, listing, measuring, reporting, runs, weights
 from quant_core.recipes.foreign import DIALECTS
+from quant_core.reproduction import TOLERANCE
 from quant_core.schema import ProveRequest
 from quant_core.targets import EXPORTS, TARGETS
 from quant_core.targets.hardware import machines
@@ -74,6 +75,15 @@ def parser() -> argparse.ArgumentParser:
     )
     recipe.add_argument(
         "--out", type=Path, metavar="FILE", help="write the recipe here (.json, .yaml or .yml)"
+    )
+
+    recipe.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FILE",
+        help="make it of this file instead, which holds settings for llm-compressor (YAML), GPTQModel "
+        "(quantize_config.json) or llama-quantize (a command, its options, or a --tensor-type-file)",
     )
 
     calibrate = add(
@@ -170,6 +180,22 @@ def parser() -> argparse.ArgumentParser:
 
     _add_runs(
         add("runs", runs.listing, "List what was scored, measured, written and trained, or hand it on.")
+    )
+
+    reproduce = add(
+        "reproduce", runs.reproduce, "Work a stored result out anew and compare, figure by figure."
+    )
+    reproduce.description += " The exit code is 1 where a figure differs by more than the tolerance."
+    reproduce.add_argument(
+        "run", metavar="RUN", help="a run's id or its first digits, or a file of runs (.zip)"
+    )
+    reproduce.add_argument("--model", default="", metavar="MODEL", help="where its model is, if it was moved")
+    reproduce.add_argument(
+        "--tolerance",
+        type=_share,
+        default=TOLERANCE,
+        metavar="SHARE",
+        help=f"of a figure by which it may differ (default: {TOLERANCE})",
     )
 
     catalog = add("catalog", commands.catalog, "Write quant_core/catalog.json anew from the registries.")

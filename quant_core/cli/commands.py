@@ -18,6 +18,7 @@ from quant_core.cli.work import (
     chosen_setup,
     format_name,
     open_model,
+    read_file,
     read_recipe,
     read_text,
     run,
@@ -25,7 +26,7 @@ from quant_core.cli.work import (
     write_recipe,
     write_text,
 )
-from quant_core.errors import BudgetError, QuantError
+from quant_core.errors import BudgetError, QuantError, RecipeError
 from quant_core.schema import ModelInfo
 from quant_core.workspace import CATALOG, Workspace
 
@@ -127,6 +128,10 @@ def _say_notes(notes: Iterable[str]) -> None:
 def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
     """Solve for a recipe within a budget; the scores are computed first unless they are stored."""
     check_writable(options.out)
+    if options.source:
+        if options.pin or options.prove or limits.given(options):
+            raise UsageError("--from takes a recipe as it is: leave budgets, --pin and --prove out")
+        return _taken_over(workspace, options)
     pins = {}
     for pin in options.pin:
         pattern, equals, name = pin.partition("=")  # a method's options have further ones
@@ -192,6 +197,31 @@ def recipe(workspace: Workspace, options: argparse.Namespace) -> int:
     if options.out:
         say(f"written to {options.out}")
     _say_notes(table.notes)
+    return 0
+
+
+def _taken_over(workspace: Workspace, options: argparse.Namespace) -> int:
+    """Make a recipe of another tool's settings."""
+    info = open_model(workspace, options)
+    found = workspace.import_recipe(read_file(options.source, RecipeError, "recipe"), info)
+    if options.out:
+        write_recipe(workspace, options.out, found.recipe)
+    quantized = found.recipe.assignment()
+    if options.json:
+        data = schema.dump(found.recipe)
+        say_json(
+            {name: data[name] for name in ("model", "fingerprint", "average_bits", "units", "setup")}
+            | {"bytes": found.recipe.total_bytes, "original_bytes": found.recipe.original_bytes}
+            | {"tool": found.tool, "notes": found.notes, "out": str(options.out) if options.out else None}
+        )
+        return 0
+    rows = [[name, entry.format, number(entry.bits)] for name, entry in found.recipe.units.items()]
+    say_table(("weight", "format", "bits"), rows)
+    say(f"\n{len(quantized)} weights quantized, {found.recipe.average_bits:.3f} bits a decided weight, "
+        f"{found.recipe.total_bytes / 1e6:.2f} MB in all, as {options.source.name} says")  # fmt: skip
+    if options.out:
+        say(f"written to {options.out}")
+    _say_notes(found.notes)
     return 0
 
 

@@ -18,10 +18,14 @@ NO_LIMIT = 1024.0
 """Average bits that no recipe reaches: the budget where only other limits are given."""
 
 
+def given(options: argparse.Namespace) -> bool:
+    """Whether the command line names any budget."""
+    return any((options.bits, options.megabytes, options.memory, options.active, options.milliseconds))
+
+
 def read(workspace: Workspace, options: argparse.Namespace) -> tuple[Budget, Terms]:
     """The budget and all other terms of the command line; ``UsageError`` where they make no sense."""
-    given = (options.bits, options.megabytes, options.memory, options.active, options.milliseconds)
-    if not any(given):
+    if not given(options):
         raise UsageError("one of --bits, --megabytes, --memory, --active, --milliseconds is needed")
     if options.milliseconds and not options.hardware:
         raise UsageError("--milliseconds needs --hardware")

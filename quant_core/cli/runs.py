@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from quant_core import schema
-from quant_core.cli.terminal import number, say, say_json, say_table
+from quant_core.cli.terminal import ProgressBar, number, say, say_json, say_table
 from quant_core.cli.work import check_writable
 from quant_core.errors import QuantError
-from quant_core.schema import RunLine
+from quant_core.schema import Reproduction, RunLine
 from quant_core.workspace import Workspace
 
 SHOWN = 8
@@ -76,6 +77,55 @@ def bring_in(workspace: Workspace, options: argparse.Namespace) -> int:
         votes = f" {found.votes} votes came along." if found.votes else ""
         say(f"{len(found.added)} runs added, {here} were here already.{votes}")
     return 0
+
+
+def reproduce(workspace: Workspace, options: argparse.Namespace) -> int:
+    """Work a run out anew and compare; exit with 1 where a figure differs by more than the tolerance."""
+    file = Path(options.run)
+    if not file.is_file():
+        return _reproduced(workspace, [_key(workspace.runs(), options.run)], options)
+    with tempfile.TemporaryDirectory(prefix="quantlens-", ignore_cleanup_errors=True) as folder:
+        apart = Workspace(Path(folder), jobs=options.jobs)
+        try:
+            with file.open("rb") as source:
+                keys = apart.import_runs(source).keys
+            return _reproduced(apart, keys, options)
+        finally:
+            apart.close()
+
+
+def _reproduced(workspace: Workspace, keys: Sequence[str], options: argparse.Namespace) -> int:
+    found = []
+    for key in keys:
+        bar = ProgressBar()
+        try:
+            found.append(workspace.reproduce(key, options.model, options.tolerance, bar))
+        finally:
+            bar.clear()
+    if options.json:
+        say_json({"reproductions": [schema.dump(one) for one in found]})
+    else:
+        for one in found:
+            _say_reproduction(one)
+    return int(any(one.agreement == "different" for one in found))
+
+
+def _say_reproduction(one: Reproduction) -> None:
+    words = {
+        "identical": "identical, to the last bit",
+        "close": f"within {one.tolerance:.2g} of the stored figures",
+        "different": f"different by more than {one.tolerance:.2g}",
+    }
+    say(f"{one.title} {one.key[:SHOWN]}: {words[one.agreement]}")
+    rows = [
+        (pair.name, pair.stored, pair.now, "-" if pair.share is None else f"{pair.share:.2g}", pair.agreement)
+        for pair in one.figures
+    ]
+    say_table(("figure", "stored", "now", "differs by", ""), rows)
+    for line in one.changes:
+        say(f"Changed: {line}")
+    if not one.changes:
+        say("Versions, device, hardware, threads and system are the same.")
 
 
 def _key(lines: Sequence[RunLine], text: str) -> str:

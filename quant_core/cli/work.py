@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quant_core import schema
-from quant_core.cli.terminal import ProgressBar
+from quant_core.cli.terminal import ProgressBar, warn
 from quant_core.errors import FormatError, QuantError, RecipeError, TextError
 from quant_core.names import method_options
 from quant_core.registry import unknown_name
@@ -127,8 +127,16 @@ def _offered(kind: str, text: str, offered: Sequence[schema.MethodInfo]) -> str:
 
 
 def read_recipe(workspace: Workspace, file: Path, info: ModelInfo) -> Recipe:
-    """The recipe in ``file``; ``RecipeError`` if it cannot be read or is not for this model."""
-    return workspace.read_recipe(read_file(file, RecipeError, "recipe"), info)
+    """The recipe in ``file``, QuantLens' own or another tool's, whose notes are written to standard error.
+
+    ``RecipeError`` if it cannot be read or is not for this model.
+    """
+    found = workspace.import_recipe(read_file(file, RecipeError, "recipe"), info)
+    if found.tool:
+        warn(f"{file.name} holds settings for {found.tool}.")
+    for note in found.notes:
+        warn(note)
+    return found.recipe
 
 
 def write_recipe(workspace: Workspace, file: Path, recipe: Recipe) -> None:

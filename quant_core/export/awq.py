@@ -1,12 +1,14 @@
 """AWQ checkpoints, for vLLM, SGLang and what else reads AutoAWQ's files.
 
-AutoAWQ's GEMM layout (``awq/modules/linear/gemm.py``). In place of ``weight`` a layer has
+AutoAWQ's GEMM layout (0.2.9, ``awq/modules/linear/gemm.py``, ``WQLinear_GEMM.from_linear``). In place of ``weight`` a
+layer has
 
     qweight   int32 (inputs, outputs / 8): eight codes of 4 bits a word, from 0 up, along the outputs
     qzeros    int32 (groups, outputs / 8): zero points, alike
     scales    float16 (groups, outputs)
 
-and ``w = scale * (q - zero)``. In a word the outputs stand in the order 0, 2, 4, 6, 1, 3, 5, 7, lowest bits first.
+and ``w = scale * (q - zero)``. In a word the outputs stand in the order 0, 2, 4, 6, 1, 3, 5, 7, lowest bits first; vLLM
+undoes it with its inverse (``layers/quantization/auto_awq.py``, ``_REVERSE_AWQ_PACK_ORDER``).
 """
 
 from __future__ import annotations

@@ -79,8 +79,8 @@ class Gptq(SafetensorsExporter):
         if _less(source):
             return ()
         return (
-            "Zero points are stored as they are (gptq_v2), which GPTQModel reads; a vLLM that does not know "
-            "this format takes them for gptq, and all of them are one step off.",
+            "Zero points are stored as they are (gptq_v2), which GPTQModel reads; vLLM takes formats without zero "
+            "points alone, and an older one that does not know gptq_v2 has all of them one step off.",
         )
 
     def read_back(self, folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -7,6 +7,7 @@ a worker get one.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from quant_core.jobs.process import LOG_NAME, reap, start_worker
@@ -28,6 +29,9 @@ from quant_core.store.keys import request_key
 from quant_core.store.kinds import load_request
 from quant_core.store.place import code_version
 
+LEAVE_SECONDS = 10.0
+"""A worker that is dismissed is waited for so long."""
+
 
 class Client:
     """The jobs of one home folder.
@@ -40,7 +44,7 @@ class Client:
     def __init__(self, home: Path, jobs: str = "") -> None:
         self.home = home.absolute()
         self.store = Store(self.home)
-        self._jobs = jobs
+        self.jobs_place = jobs
 
     def submit(self, request: Request) -> Job:
         """Ask for an answer: the job that gives it, gave it, or is already about to."""
@@ -99,6 +103,14 @@ class Client:
         found = self.store.jobs.last_event(job_id)
         return (found[0], found[1].table) if found and isinstance(found[1], ScoresEvent) else None
 
+    def dismiss(self) -> None:
+        """Have the worker end once its job is done, and wait for it a little."""
+        self.store.place.ask_to_leave()
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while self.store.place.occupant() is not None and time.monotonic() < deadline:
+            reap()
+            time.sleep(0.05)
+
     def close(self) -> None:
         """Close the store; the worker goes on."""
         self.store.close()
@@ -137,4 +149,4 @@ class Client:
     def _staff(self) -> None:
         """Start a worker if jobs wait and none lives."""
         if self.store.place.occupant() is None and self.store.jobs.active():
-            self.store.place.assign(start_worker(self.home, self._jobs), ready=False)
+            self.store.place.assign(start_worker(self.home, self.jobs_place), ready=False)

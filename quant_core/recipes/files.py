@@ -61,7 +61,17 @@ def from_text(
     Raises:
         RecipeError: The file is malformed, of another version or model, or contradicts itself.
     """
-    data = _parse(text)
+    return from_data(parse(text), info, families, methods, rewritten)
+
+
+def from_data(
+    data: dict[str, Any],
+    info: ModelInfo,
+    families: Mapping[str, FamilyInfo],
+    methods: Mapping[str, MethodInfo],
+    rewritten: Callable[[ModelInfo, Sequence[str]], ModelInfo] = lambda info, _: info,
+) -> Recipe:
+    """The recipe in what ``parse`` gave; as ``from_text``."""
     _check_fields(data)
     _check_model(data, info)
     try:
@@ -78,8 +88,8 @@ def from_text(
     return recipe
 
 
-def _parse(text: str) -> dict[str, Any]:
-    """The file's top-level mapping, with JSON values only."""
+def parse(text: str) -> dict[str, Any]:
+    """The top-level mapping of a JSON or YAML file, with JSON values only; ``RecipeError`` if there is none."""
     try:
         data = _json(text) if text.lstrip("\ufeff \t\r\n").startswith("{") else _yaml(text)
     except json.JSONDecodeError as error:

@@ -30,6 +30,9 @@ MIXES = {
     "q6_k": "q6_k",
 }
 """Mixes by name, with the type of most weights."""
+PLAIN = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
+"""Types that ``llama-quantize`` gives to all weights but the output matrix (and to some where there are 8 experts)."""
+_TYPES = MIXES | {name: name for name in PLAIN}
 
 _TENSORS = {
     "k_proj": "attn_k",
@@ -58,7 +61,7 @@ def gguf_mix(info: ModelInfo, mix: str) -> dict[str, str]:
 
     Args:
         info: The model.
-        mix: One of ``MIXES``.
+        mix: One of ``MIXES`` or ``PLAIN``.
 
     Returns:
         Full format names by unit.
@@ -66,7 +69,7 @@ def gguf_mix(info: ModelInfo, mix: str) -> dict[str, str]:
     Raises:
         FormatError: There is no such mix, or llama.cpp has other rules for this architecture.
     """
-    if mix not in MIXES:
+    if mix not in _TYPES:
         error = unknown_name("llama.cpp mix", mix, list(MIXES))
         raise FormatError(error.message, error.hint)
     if info.architecture.startswith(("FalconFor", "RWFor")):
@@ -82,20 +85,20 @@ def gguf_mix(info: ModelInfo, mix: str) -> dict[str, str]:
     for unit in info.units:
         tensor = _tensor(unit)
         if unit.kind == "head" or (unit.kind == "embedding" and tied):
-            form = "q8_0" if unit.columns % 256 else "q6_k"
+            form = "q8_0" if unit.columns % 256 or mix == "q8_0" else "q6_k"
         elif tensor == "attn_v":
             form = _attn_v(mix, order[unit.block], len(order), heads)
             form = "q5_k" if info.blocks == 80 and form in ("q3_k", "q4_k") else form  # llama.cpp's 70B
             form = "q8_0" if experts == 8 else form
         elif tensor == "attn_k":
-            form = "q8_0" if experts == 8 else MIXES[mix]
+            form = "q8_0" if experts == 8 else _TYPES[mix]
         elif tensor == "attn_output":
             form = _attn_output(mix, experts)
         elif tensor == "ffn_down":
             form = _ffn_down(mix, unit.block, info.blocks)
         else:
-            form = MIXES[mix]
-        chosen[unit.name] = _fitting(form, unit.columns)
+            form = _TYPES[mix]
+        chosen[unit.name] = fitting(form, unit.columns)
     return chosen
 
 
@@ -135,13 +138,13 @@ def _attn_v(mix: str, place: int, count: int, heads: int) -> str:
         "q4_k_m": "q6_k" if use_more_bits(place, count) else "q4_k",
         "q5_k_m": "q6_k" if use_more_bits(place, count) else "q5_k",
     }
-    return rules.get(mix, MIXES[mix])
+    return rules.get(mix, _TYPES[mix])
 
 
 def _attn_output(mix: str, experts: int) -> str:
     if experts == 8:
-        return "q5_k" if mix in ("q2_k", "q3_k_s", "q3_k_m", "q4_k_s", "q4_k_m") else MIXES[mix]
-    return {"q2_k": "q3_k", "q3_k_m": "q4_k", "q3_k_l": "q5_k"}.get(mix, MIXES[mix])
+        return "q5_k" if mix in ("q2_k", "q3_k_s", "q3_k_m", "q4_k_s", "q4_k_m") else _TYPES[mix]
+    return {"q2_k": "q3_k", "q3_k_m": "q4_k", "q3_k_l": "q5_k"}.get(mix, _TYPES[mix])
 
 
 def _ffn_down(mix: str, block: int, blocks: int) -> str:
@@ -153,7 +156,7 @@ def _ffn_down(mix: str, block: int, blocks: int) -> str:
         "q4_k_m": "q6_k" if use_more_bits(block, blocks) else "q4_k",
         "q5_k_m": "q6_k" if use_more_bits(block, blocks) else "q5_k",
     }
-    return rules.get(mix, MIXES[mix])
+    return rules.get(mix, _TYPES[mix])
 
 
 def _tensor(unit: Unit) -> str:
@@ -172,7 +175,7 @@ def _experts(info: ModelInfo) -> int:
     return len({unit.role for unit in info.units if unit.kind == "expert" and unit.role.startswith("down")})
 
 
-def _fitting(form: str, columns: int) -> str:
+def fitting(form: str, columns: int) -> str:
     """The type, or what llama.cpp falls back to where its blocks do not divide a row."""
     if form in _FALLBACK and columns % 256:
         form = _FALLBACK[form]

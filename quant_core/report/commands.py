@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from quant_core.allocation import choose, problem, solution
 from quant_core.contrast import main_score
 from quant_core.errors import QuantError
-from quant_core.schema import GenerateRequest, ModelInfo, Recipe, ScoreTable, SensitivityRequest, Terms, Use
+from quant_core.schema import (
+    EvaluateRequest,
+    GenerateRequest,
+    ModelInfo,
+    Recipe,
+    ScoreTable,
+    SensitivityRequest,
+    Terms,
+    Use,
+)
 
 
 def file_name(info: ModelInfo, recipe: Recipe) -> str:
@@ -102,9 +111,10 @@ def _term_options(terms: Terms) -> list[tuple[str, str]]:
     return found
 
 
-def evaluate_command(info: ModelInfo, file: str) -> str:
-    """The command that measures a recipe's file."""
-    return _line("evaluate", info, [("--recipe", file)])
+def evaluate_command(info: ModelInfo, file: str, tokens: int = EvaluateRequest.tokens) -> str:
+    """The command that measures a recipe's file on so many tokens."""
+    more = [("--tokens", str(tokens))] if tokens != EvaluateRequest.tokens else []
+    return _line("evaluate", info, [("--recipe", file), *more])
 
 
 def generate_command(info: ModelInfo, file: str, request: GenerateRequest) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from statistics import stdev
 
+from quant_core.ballots import tally, verdict
 from quant_core.plots import INTERVAL, number, short_formats
 from quant_core.quantities import size
 from quant_core.report.document import (
@@ -34,15 +35,18 @@ from quant_core.schema import (
     GenerateRequest,
     Generation,
     KlTails,
+    PromptsRequest,
+    PromptTexts,
     Proof,
     ProveRequest,
     Recipe,
     Run,
     ScoreTable,
     Speeds,
+    Training,
 )
 from quant_core.significance import paired
-from quant_core.store.runs import TITLES
+from quant_core.store.runs import KINDS, TITLES
 from quant_core.targets import TARGETS
 
 KL = "nats/token"
@@ -61,7 +65,7 @@ def compose(report: Report) -> Document:
         answer=_answer(report),
         facts=_facts(report),
         unknown=(*_missing(report), *_limits(report)),
-        appendix=(
+        appendix=_filled(
             Section("Model", (_model(report),)),
             Section("Method", _method(report)),
             Section("Texts", (_texts(report),)),
@@ -71,6 +75,8 @@ def compose(report: Report) -> Document:
             Section("Tokens far from the original", _tails(report)),
             Section("Multiple choice", _choices(report)),
             Section("What they write", _generations(report)),
+            Section("Blind vote", _votes(report)),
+            Section("Training", _trainings(report)),
             Section("Speed", _speeds(report)),
             Section("Files", _files(report)),
             Section("Where each result comes from", _origins(report)),
@@ -78,6 +84,11 @@ def compose(report: Report) -> Document:
         ),
         made_by=f"QuantLens {report.version}",
     )
+
+
+def _filled(*sections: Section) -> tuple[Section, ...]:
+    """Those with something in them; what was not measured stands on the first page."""
+    return tuple(section for section in sections if section.blocks)
 
 
 # --- the first page
@@ -145,6 +156,7 @@ def _missing(report: Report) -> tuple[str, ...]:
         ("the spread of KL over tokens", report.results(KlTails)),
         ("multiple-choice questions", report.results(ChoiceScores)),
         ("text written by both", report.results(Generation)),
+        ("blind votes", [votes for votes in report.votes.values() if votes]),
         ("speed", report.results(Speeds)),
         ("files for a runtime", report.results(Exported)),
     )
@@ -297,7 +309,7 @@ def _sensitivity(report: Report) -> tuple[Block, ...]:
     worst = sorted(report.scores.items(), key=lambda pair: (-pair[1][0], pair[0]))[:_SENSITIVE]
     if worst:
         rows = tuple(
-            Span(name, kl, max(kl - INTERVAL * error, 0), kl + INTERVAL * error)
+            Span(name.removesuffix(".weight"), kl, max(kl - INTERVAL * error, 0), kl + INTERVAL * error)
             for name, (kl, error) in worst
         )
         blocks.append(Spans("Layers that cost most in this recipe", rows, KL))
@@ -377,7 +389,7 @@ def _tails(report: Report) -> tuple[Block, ...]:
             Table(("KL of a token", "nats"), tuple((name, number(value)) for name, value in values), (1,)),
             Table(("Place (▸ token)", "KL (nats)", "Original expects", "Recipe expects"), worst, (1,)),
         )  # fmt: skip
-    return (Text("Not measured."),)
+    return ()
 
 
 def _guess(guesses: Sequence[object]) -> str:
@@ -404,7 +416,7 @@ def _choices(report: Report) -> tuple[Block, ...]:
             Text(f"{len(run.request.questions):,} questions of the user's."),
             Table(head, tuple(rows), (1, 2, 3, 4, 5)),
         )
-    return (Text("Not measured."),)
+    return ()
 
 
 def _generations(report: Report) -> tuple[Block, ...]:
@@ -412,14 +424,62 @@ def _generations(report: Report) -> tuple[Block, ...]:
         if not isinstance(run.request, GenerateRequest):
             continue
         asked = run.request
-        same = "the same throughout" if texts.divergence < 0 else f"the same for {texts.divergence:,} tokens"
+        place = texts.divergence
+        same = (
+            "the same throughout"
+            if place < 0
+            else f"the same for {place:,} tokens"
+            if place
+            else "never the same"
+        )
         return (
             Text(f"Seed {texts.seed}, temperature {asked.temperature:g}; {same}."),
             Verbatim("Prompt", asked.prompt, code=False),
             Verbatim("Original", "".join(texts.original), code=False),
             Verbatim("Recipe", "".join(texts.recipe), code=False),
         )
-    return (Text("Nothing was written with this recipe."),)
+    return ()
+
+
+def _votes(report: Report) -> tuple[Block, ...]:
+    for run, _ in report.results(PromptTexts):
+        votes = report.votes.get(run.key, ())
+        if not votes or not isinstance(run.request, PromptsRequest):
+            continue
+        asked, found = run.request, tally(votes)
+        first, second = (spec.label or f"variant {place}" for place, spec in enumerate(asked.variants, 1))
+        undecided = len({vote.prompt for vote in votes}) - found.first_prompts - found.second_prompts
+        rows = (
+            (first, f"{found.first:,}", f"{found.first_prompts:,}"),
+            (second, f"{found.second:,}", f"{found.second_prompts:,}"),
+            ("no difference", f"{found.same:,}", f"{undecided:,}"),
+        )
+        return (
+            Text(f"{verdict(found, (first, second))} {found.voters:,} voted on {len(asked.prompts):,} prompts, without "
+                 f"knowing who wrote what: {asked.tokens} tokens each, temperature {asked.temperature:g}."),
+            Table(("Preferred", "Votes", "Prompts by majority"), rows, (1, 2)),
+        )  # fmt: skip
+    return ()
+
+
+def _trainings(report: Report) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    for _, done in report.results(Training):
+        own = done.key == report.recipe.setup.trained
+        blocks.append(
+            Text(
+                f"{'The recipe has the weights of this training' if own else 'From this recipe'}: {done.steps:,} steps "
+                f"({done.mode}), {done.tokens:,} tokens of {done.text_label}, {done.seconds:.0f} s. KL on "
+                f"{done.held_out:,} tokens of that text that were held out, which is no evaluation:"
+            )
+        )
+        ends = [done.curve[0][1], done.curve[-1][1]] if done.curve else []
+        rows = [("rounded, not trained", number(done.kl_before)), ("trained", number(done.kl_after))]
+        rows += [
+            (f"loss {name}", number(loss)) for name, loss in zip(("at first", "at last"), ends, strict=False)
+        ]
+        blocks.append(Table(("", KL), tuple(rows), (1,)))
+    return tuple(blocks)
 
 
 def _speeds(report: Report) -> tuple[Block, ...]:
@@ -435,7 +495,7 @@ def _speeds(report: Report) -> tuple[Block, ...]:
                  "speed."),
             Table(("", "First token (s)", "Read (tokens/s)", "Written (tokens/s)", "Peak memory"), rows, (1, 2, 3, 4)),
         )  # fmt: skip
-    return (Text("Not measured."),)
+    return ()
 
 
 def _files(report: Report) -> tuple[Block, ...]:
@@ -450,7 +510,7 @@ def _files(report: Report) -> tuple[Block, ...]:
         )
         rows = tuple((file.name, size(file.size), file.sha256) for file in done.files)
         blocks.append(Table(("File", "Size", "SHA-256"), rows, (1,)))
-    return tuple(blocks) or (Text("No files were written with this recipe."),)
+    return tuple(blocks)
 
 
 def _origins(report: Report) -> tuple[Block, ...]:
@@ -486,7 +546,7 @@ def _machine(run: Run) -> str:
     origin = run.origin
     if origin is None:
         return "not recorded"
-    threads = f"{origin.threads} threads" if origin.threads else ""
+    threads = f"{origin.threads} thread{'s' if origin.threads > 1 else ''}" if origin.threads else ""
     return ", ".join(part for part in (origin.hardware, origin.device, threads, origin.system) if part)
 
 
@@ -496,6 +556,10 @@ def _commands(report: Report) -> tuple[Block, ...]:
         blocks.insert(
             0, Text("Start from the recipe's file: no budget with the stored scores alone leads to it.")
         )
+    again = [run.key for run in report.runs if run.kind in KINDS and run.kind != "speed"]
+    if again:
+        blocks.append(Text("A stored result is worked out anew, and compared figure by figure, by its run:"))
+        blocks.append(Verbatim("", f"python -m quant_core reproduce {again[-1][:8]}"))
     if report.table is not None and not report.table.text_label.startswith("bundled"):
         blocks.append(Text(f"Scores are from {report.table.text_label}: add --text FILE with that text."))
     return tuple(blocks)

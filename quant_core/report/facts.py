@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from quant_core.allocation.calibration import Interval
 from quant_core.schema import Evaluation, ModelInfo, ParetoPoint, Recipe, Result, Run, ScoreTable
+from quant_core.store.votes import Vote
 
 R = TypeVar("R", bound=Result)
 
@@ -42,8 +43,10 @@ class Report:
     interval: Interval | None
     """The calibrated prediction; None if nothing was measured to calibrate on."""
     front: tuple[ParetoPoint, ...]
+    votes: Mapping[str, tuple[Vote, ...]]
+    """What was said in blind votes, by the key of the run that wrote the texts."""
     runs: tuple[Run, ...]
-    """What was scored, measured, written and exported of this very recipe, the oldest first."""
+    """What was scored, measured, written, voted on, trained and exported of this very recipe, the oldest first."""
     solved: bool
     """Whether it is what the solver answers to its budget with the stored scores."""
     commands: tuple[str, ...]

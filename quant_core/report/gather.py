@@ -31,6 +31,7 @@ from quant_core.schema import (
     HubModel,
     ModelInfo,
     ParetoPoint,
+    PromptsRequest,
     Proof,
     ProveRequest,
     Recipe,
@@ -40,6 +41,8 @@ from quant_core.schema import (
     Setup,
     SpeedRequest,
     TailsRequest,
+    Training,
+    TrainRequest,
     replace,
 )
 from quant_core.store import Store
@@ -75,7 +78,8 @@ def gather(
         mine = [*scored, *[run for run in calibrated if run not in mine], *mine]
     file = file or f"{file_name(info, recipe)}.json"
     shown = replace(info, ref=replace(info.ref, source=public_name(info.ref.source) or info.title))
-    commands = [evaluate_command(shown, file)]
+    asked = [run.request.tokens for run in mine if isinstance(run.request, EvaluateRequest)]
+    commands = [evaluate_command(shown, file, asked[-1] if asked else EvaluateRequest.tokens)]
     solved = table is not None and is_solved(info, table, recipe)
     if table is not None and solved:
         commands.insert(0, recipe_command(shown, table, recipe, file, usual))
@@ -90,6 +94,9 @@ def gather(
         scores=found,
         interval=interval,
         front=front,
+        votes={
+            run.key: tuple(store.votes.of(run.key)) for run in mine if isinstance(run.request, PromptsRequest)
+        },
         runs=tuple(mine),
         solved=solved,
         commands=tuple(commands),
@@ -108,8 +115,11 @@ def _is_about(run: Run, recipe: Recipe) -> bool:
             return same(asked.assignment, asked.setup)
         case ProveRequest() as asked:
             return any(same(one, asked.setup) for one in asked.assignments)
-        case SpeedRequest() as asked:
+        case SpeedRequest() | PromptsRequest() as asked:
             return any(same(one.assignment, one.setup) for one in asked.variants)
+        case TrainRequest() as asked:
+            learned = isinstance(run.result, Training) and run.result.key == recipe.setup.trained
+            return learned or same(asked.assignment, asked.setup)
         case ExportRequest() as asked:
             return same(asked.recipe.assignment(), asked.recipe.setup)
         case _:

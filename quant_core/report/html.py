@@ -39,6 +39,7 @@ th { color: var(--quiet); font-weight: 600 } .number { text-align: right; font-v
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .45rem; padding: .6rem .8rem;
   margin: .3rem 0; white-space: pre-wrap;
   font: .84rem/1.45 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace }
+pre.prose { font: inherit }
 svg { display: block; width: 100%; max-width: 60rem; height: auto; font-size: 12px }
 svg text:not([class]) { fill: var(--text) }
 svg text.quiet { fill: var(--quiet) }
@@ -90,8 +91,10 @@ def _block(block: Block) -> str:
         case Table():
             return _table(block)
         case Verbatim(title, text, code):
-            inner = f"<code>{escaped(text)}</code>" if code else f"<span>{escaped(text)}</span>"
-            return (f"<h4>{escaped(title)}</h4>" if title else "") + f"<pre>{inner}</pre>"
+            head = f"<h4>{escaped(title)}</h4>" if title else ""
+            if code:
+                return f"{head}<pre><code>{escaped(text)}</code></pre>"
+            return f'{head}<pre class="prose"><span>{escaped(text)}</span></pre>'
         case chart:
             return f'<h4>{escaped(chart.title)}</h4><div class="wide" tabindex="0">{drawing(chart)}</div>'
 

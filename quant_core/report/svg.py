@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from html import escape
 from itertools import pairwise
-from math import floor, log10
+from math import ceil, floor, log10
 
 from quant_core.plots import number
 from quant_core.report.document import Bars, CellMap, Chart, Curve, Spans, clean
@@ -180,8 +180,9 @@ def _curve(chart: Curve) -> str:
                 _line(left, y, right, y, "grid"),
                 _text(left - 8, y + 4, number(10.0**power), "end", "quiet"),
             ]
-    for place in range(5):
-        size = first + span * place / 4
+    step = nice(span)[1]
+    for place in range(ceil(first / step), floor((first + span) / step) + 1):
+        size = place * step
         parts.append(_text(at(size, 10.0**low)[0], bottom + 16, f"{size:.3g}", "middle", "quiet"))
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in _thinned(points)))
     x, y = at(*chart.mark)

@@ -61,6 +61,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX votes_by_run ON votes (run, voter, prompt)",
     ),
     ("CREATE TABLE votes_ended (run TEXT, voter TEXT, PRIMARY KEY (run, voter)) WITHOUT ROWID",),
+    ("CREATE TABLE reproductions (key TEXT PRIMARY KEY, data TEXT NOT NULL)",),
 )
 """What each version added to the one before it; the file's ``user_version`` counts how many it has seen."""
 

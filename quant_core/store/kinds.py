@@ -83,6 +83,13 @@ def model_of(request: Request) -> ModelRef | None:
     return None if isinstance(request, Modelless) else request.model
 
 
+def trained_by(request: Request) -> tuple[str, ...]:
+    """Content keys of the trained weights that a request takes."""
+    setups = [getattr(request, name, None) for name in ("setup", "other_setup")]
+    setups += [variant.setup for variant in getattr(request, "variants", ())]
+    return tuple(dict.fromkeys(setup.trained for setup in setups if setup and setup.trained))
+
+
 def fingerprint_of(request: Request) -> str:
     """The content of the model a request is about, empty where the request does not know it."""
     unknown = Modelless | schema.InspectRequest | schema.WeightsRequest

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sqlite3
 import threading
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from quant_core.schema import (
     Origin,
     PromptTexts,
     Proof,
+    Reproduction,
     Request,
     Result,
     Run,
@@ -162,6 +165,21 @@ class RunTable:
                 (key, note),
             )
 
+    def reproduction(self, key: str) -> Reproduction | None:
+        """How a run came out when it was last worked out anew; None if it never was."""
+        rows = self._database.query("SELECT data FROM reproductions WHERE key = ?", (key,))
+        try:
+            return load(Reproduction, json.loads(rows[0]["data"])) if rows else None
+        except ValueError:  # an older QuantLens wrote it
+            return None
+
+    def put_reproduction(self, found: Reproduction) -> None:
+        """Keep how a run came out anew, in place of what was kept before."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO reproductions VALUES (?, ?)", (found.key, json.dumps(dump(found)))
+            )
+
     def belongings(self, key: str) -> Belongings:
         """What would go with a run; ``QuantError`` if there is no such run."""
         run = self.get(key)
@@ -183,6 +201,7 @@ class RunTable:
                     "DELETE FROM runs WHERE key = ?",
                     "DELETE FROM votes WHERE run = ?",
                     "DELETE FROM votes_ended WHERE run = ?",
+                    "DELETE FROM reproductions WHERE key = ?",
                     "DELETE FROM jobs WHERE key = ? AND state NOT IN ('queued', 'running')",
                 ):
                     connection.execute(statement, (gone,))
@@ -214,6 +233,15 @@ class RunTable:
         if isinstance(run.result, Training):
             named.append(("trained", run.result.key))
         return [path for kind, key in named if (path := array_file(self.folder, kind, key)).is_file()]
+
+    def lend(self, trained: Iterable[str], other: RunTable) -> None:
+        """Copy trained weights to another home; ``QuantError`` if some are gone."""
+        for key in trained:
+            path = array_file(self.folder, "trained", key)
+            if not path.is_file():
+                raise QuantError(f"The trained weights {key[:8]} are not here any more.", "Train them again.")
+            other.folder.mkdir(exist_ok=True)
+            shutil.copyfile(path, other.folder / path.name)
 
     def _files(self, run: Run) -> list[Path]:
         """The arrays that are a run's alone: those its answer names, and what a stopped attempt at it left."""

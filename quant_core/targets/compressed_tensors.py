@@ -3,8 +3,10 @@
 vLLM, ``compressed_tensors.py`` and ``schemes/compressed_tensors_wNa16.py``: weights alone in 4 or 8 bits, symmetric,
 by channel or group; FP8 by tensor or channel; NVFP4 and MXFP4. ``marlin_utils.py``: groups of 32, 64 or 128, which
 have to divide the row. q/k/v and gate/up are one layer there with one scheme, whose per-tensor scales are merged to the
-largest. ``compressed_tensors_moe.py``: "All MoE projections need to have same quantization scheme". transformers would
-load 2, 3, 5, 6 and 7 bits too, but compressed-tensors packs 3, 5, 6 and 7 otherwise since 0.20, and vLLM has no kernel.
+largest. ``compressed_tensors_moe/compressed_tensors_moe.py``: "All MoE projections need to have same quantization
+scheme". transformers would load 2, 3, 5, 6 and 7 bits too, but compressed-tensors packs 3, 5, 6 and 7 otherwise since
+0.20, and vLLM has no kernel (``WNA16_SUPPORTED_BITS``). The newest vLLM looks packed embeddings up
+(``compressed_tensors_embedding.py``); older ones do not.
 
 What transformers 5.23.0 does (run): asymmetric packed weights fail to load; GPT-2's Conv1D is passed over without a
 word; the experts of a model are read by one scheme, the first whose targets say "experts", and then all of them have to
@@ -43,7 +45,7 @@ register(
         },
         stays={
             "conv1d": "it knows nn.Linear only, and passes over GPT-2's Conv1D without a word",
-            "embedding": "vLLM looks embeddings up in 16 bits",
+            "embedding": "only the newest vLLM looks packed embeddings up",
             "head": "vLLM computes logits in 16 bits",
         },
     )

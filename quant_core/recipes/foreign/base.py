@@ -2,6 +2,8 @@
 
 What a tool can be told is data like that of a runtime (``quant_core.targets``), so that the same rules say what is in
 the way. How it rounds is its own: scales may be chosen a little otherwise than those that were scored here.
+
+Some tools' settings are read too. What has no equal here is said in a note and left out, never guessed.
 """
 
 from __future__ import annotations
@@ -9,11 +11,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from quant_core.names import read_name
 from quant_core.registry import Registry
-from quant_core.schema import ORIGINAL, FormatSpec, ModelInfo, Problem, Recipe
+from quant_core.schema import ORIGINAL, Catalog, FormatSpec, ModelInfo, Problem, Recipe, Setup
 from quant_core.targets import Target, problems
 
 ROWS_ONLY = {
@@ -33,6 +35,21 @@ class Layers:
     def usual(self) -> FormatSpec:
         """The format of most layers, the first of those where it is a tie."""
         return Counter(self.forms.values()).most_common(1)[0][0]
+
+
+Content = Mapping[str, object] | str
+"""Of a file: the mapping that its JSON or YAML holds, or its text, if it is lines of options."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was understood of a tool's settings for a model."""
+
+    forms: Mapping[str, str]
+    """Full format names of the units that are quantized."""
+    setup: Setup = field(default_factory=Setup)
+    notes: tuple[str, ...] = ()
+    """What was not understood or has no equal here, a sentence each."""
 
 
 class Dialect(ABC):
@@ -60,6 +77,18 @@ class Dialect(ABC):
     @abstractmethod
     def text(self, info: ModelInfo, recipe: Recipe) -> str:
         """The file's text, for a recipe without ``problems``."""
+
+    def reads(self, content: Content) -> bool:
+        """Whether a file holds settings of this tool, as far as they can be read; those of most cannot."""
+        return False
+
+    def read(self, content: Content, info: ModelInfo, catalog: Catalog) -> Reading:
+        """What settings for which ``reads`` is true mean for a model.
+
+        Raises:
+            RecipeError: They contradict themselves, or hold an expression that is not read.
+        """
+        raise NotImplementedError
 
 
 class LayerDialect(Dialect):
