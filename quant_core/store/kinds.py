@@ -53,6 +53,13 @@ _ALL = (
     Kind("choices", schema.ChoicesRequest, schema.ChoiceScores, False, "Multiple choice with {model}"),
     Kind("tails", schema.TailsRequest, schema.KlTails, False, "Spread of KL of {model}"),
     Kind("speed", schema.SpeedRequest, schema.Speeds, False, "Time {model}"),
+    Kind(
+        "runtime_speed",
+        schema.RuntimeSpeedRequest,
+        schema.RuntimeSpeeds,
+        False,
+        "Run {model} in its runtime",
+    ),
     Kind("evaluate", schema.EvaluateRequest, schema.Evaluation, False, "Measure a recipe on {model}"),
 )
 KINDS = {kind.name: kind for kind in _ALL}
