@@ -19,6 +19,7 @@ from quant_core.schema import (
     Result,
     Run,
     RunLine,
+    RuntimeSpeedRequest,
     SensitivityRequest,
     Setup,
     TextSource,
@@ -112,6 +113,14 @@ def asked(request: Request | None) -> dict[str, str]:
                 if request.mode == "full"
                 else f"an update of rank {request.rank}",
                 "Seed": str(request.seed),
+            }
+        case RuntimeSpeedRequest():
+            extra = {
+                "Runtime": request.runtime,
+                "Recipe": assignment(request.assignment),
+                "Prompt": f"{request.prompt:,} tokens, read at once",
+                "Length": f"{request.tokens:,} tokens, written one by one",
+                "Rounds": f"{request.repeats} behind a warm-up, run {request.take}",
             }
         case _:
             return {}
