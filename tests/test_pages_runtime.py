@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from quant_core.__main__ import main
 from quant_core.errors import QuantError
 from quant_core.report import compose, to_markdown
 from quant_core.runtimes import RUNTIMES, Found
-from quant_core.schema import ModelInfo, Recipe, RuntimeSpeedRequest, replace
+from quant_core.schema import ModelInfo, Recipe, RuntimeSpeedRequest, Setup, replace
 from quant_core.store.keys import request_key
 from quant_core.workspace import Workspace, browser_roots
 from tests import made_results
@@ -157,10 +159,38 @@ def test_runs_and_report_tell_it(
         200,
     )
     app = open_page("runs", run=request_key(asked))
-    assert "Runtime" in str([each.value for each in app.table])
+    facts = "".join(str(each.value.to_dict()) for each in app.table)
+    assert "Ran in" in facts
+    assert "llama\\.cpp 1\\.0" in facts.replace("\\\\", "\\")
     page = to_markdown(compose(workspace.report(info, recipe)))
     assert "The exported file in llama.cpp 1.0" in page
     assert "1,050 (1,000 to 1,200)" in page
+
+
+def test_the_command_line_tells_it(
+    home: Path,
+    asked: RuntimeSpeedRequest,
+    info: ModelInfo,
+    recipe: Recipe,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    here = Workspace(home)
+    keep(home, here.inspect_request(info.ref), info)
+    keep(home, asked, made_results.runtime_speeds())
+    fits, other = home / "fits.json", home / "other.json"
+    for file, form in ((fits, "q8_0"), (other, "int4/g64/asym")):
+        made = here.measured_recipe(info, dict.fromkeys(recipe.assignment(), form), None, Setup())
+        file.write_text(here.recipe_text(made, "json"))
+    here.close()
+    common = ["speed", "bundled", "--home", str(home), "--recipe"]
+    assert main([*common, str(fits)]) == 0
+    said = capsys.readouterr().out
+    assert "A made model in llama.cpp 1.0 on A made CPU, 1 threads: medians of 5 rounds" in said
+    assert "200 (180 to 220)" in said
+    assert main([*common, str(fits), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"]["decode"] == [200, 180, 220]
+    assert main([*common, str(other)]) == 1
+    assert "llama.cpp cannot run this recipe: GGUF does not hold int4" in capsys.readouterr().err
 
 
 def test_it_is_handed_on_without_this_machine_s_folders(

@@ -91,7 +91,7 @@ def _why(request: RuntimeSpeedRequest, recipe: Recipe, version: str) -> str:
     ]
     text = (
         f"The recipe's file and the original's each run in a process of their own ({version}): they read "
-        f"{request.prompt} tokens and write {request.tokens}, in turns, {request.repeats} times behind a warm-up."
+        f"{request.prompt} tokens and write {request.tokens}, in turns, {request.repeats} times after a warm-up."
     )
     if not lacking:
         return text

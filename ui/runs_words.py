@@ -120,7 +120,7 @@ def asked(request: Request | None) -> dict[str, str]:
                 "Recipe": assignment(request.assignment),
                 "Prompt": f"{request.prompt:,} tokens, read at once",
                 "Length": f"{request.tokens:,} tokens, written one by one",
-                "Rounds": f"{request.repeats} behind a warm-up, run {request.take}",
+                "Rounds": f"{request.repeats} after a warm-up, measurement {request.take}",
             }
         case _:
             return {}
@@ -148,6 +148,7 @@ def identity(run: Run, line: RunLine) -> dict[str, str]:
         "Text that was read": read_text(run.result),
         "When": f"{when(run.created)}, took {words.duration(line.seconds)}",
         "Run": run.key,
+        "Ran in": getattr(run.result, "version", ""),
     }
     return {name: value for name, value in facts.items() if value}
 

@@ -78,6 +78,6 @@ def draw_runtime_bars(data: RuntimeBars, palette: Palette) -> go.Figure:
             )
         )
     longest = max(1.0, *data.ratios)
-    figure.update_xaxes(**axis(palette, "Times the original's", fixedrange=True, range=[0, 1.45 * longest]))
+    figure.update_xaxes(**axis(palette, "Times the original's", fixedrange=True, range=[0, 1.75 * longest]))
     figure.update_yaxes(**axis(palette, "", lines=False, autorange="reversed", fixedrange=True))
     return figure

@@ -105,6 +105,8 @@ def title_of(request: Request) -> str:
         source = request.source
     else:
         source = "" if isinstance(request, schema.CatalogRequest) else request.model.source
+    if isinstance(request, schema.RuntimeSpeedRequest):
+        return f"Run {model_name(source)} in {request.runtime}"
     return kind_of(request).title.format(model=model_name(source))
 
 
