@@ -717,6 +717,42 @@ class ExportRequest:
     roots: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class RuntimeSpeedRequest:
+    """Run an exported recipe in its runtime, and the original beside it. Answer: ``RuntimeSpeeds``.
+
+    As for ``SpeedRequest`` the key holds the device; where the files lie is left out of it.
+    """
+
+    model: ModelRef
+    fingerprint: str
+    runtime: str
+    """Name in ``quant_core.runtimes``."""
+    export: ExportRequest
+    """What is run; it is written first where it is not there."""
+    original: ExportRequest | None = None
+    """The original for the same runtime; None where that runs the checkpoint itself."""
+    prompt: int = 128
+    """Tokens that are read at once."""
+    tokens: int = 32
+    """Tokens that are written behind them."""
+    repeats: int = 5
+    """Measured rounds; one more before them warms up."""
+    take: int = 1
+    """Number of the measurement, so that it can be made again."""
+    roots: tuple[str, ...] = ()
+
+    @property
+    def assignment(self) -> dict[str, str]:
+        """Of the recipe that is run."""
+        return self.export.recipe.assignment()
+
+    @property
+    def setup(self) -> Setup:
+        """Of the recipe that is run."""
+        return self.export.recipe.setup
+
+
 Request = (
     InspectRequest
     | SensitivityRequest
@@ -740,6 +776,7 @@ Request = (
     | DownloadRequest
     | CatalogRequest
     | ExportRequest
+    | RuntimeSpeedRequest
 )
 
 
@@ -1376,6 +1413,49 @@ class Exported:
         return sum(file.size for file in self.files)
 
 
+@dataclass(frozen=True)
+class RuntimeSpeed:
+    """How fast files ran in a runtime; each median over rounds with the least and the most."""
+
+    prompt: tuple[float, float, float]
+    """Prompt tokens a second."""
+    decode: tuple[float, float, float]
+    """Written tokens a second, behind the first."""
+    size: int
+    """Bytes of the files that hold the weights."""
+    libraries: int
+    """Resident bytes of the runtime's process before it loaded the model."""
+    resident: int
+    """The most that it ever held."""
+    gpu: int = 0
+    """The most bytes that were allocated on a GPU; 0 on a CPU."""
+
+
+@dataclass(frozen=True)
+class RuntimeSpeeds:
+    """An exported recipe and the original, run in turns in one runtime, each in a process of its own."""
+
+    runtime: str
+    version: str
+    """``xllamacpp 2026.10.11549``."""
+    recipe: RuntimeSpeed
+    original: RuntimeSpeed | None
+    """None where both do not fit into memory."""
+    prompt: int
+    tokens: int
+    repeats: int
+    dtype: str
+    """Of most of the original's values."""
+    hardware: str
+    """Name of the GPU or CPU; empty where the system does not tell."""
+    device: str
+    """``cpu``, ``cuda:0``."""
+    threads: int
+    """That it computed with on the CPU."""
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
 Result = (
     Catalog
     | ModelInfo
@@ -1398,6 +1478,7 @@ Result = (
     | HubModel
     | Downloaded
     | Exported
+    | RuntimeSpeeds
 )
 
 

@@ -6,6 +6,7 @@ recipes), and decisions made from that at once (budget to recipe, Pareto front, 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -44,8 +45,10 @@ from quant_core.hub_files import bytes_here, hub_cache
 from quant_core.jobs.client import Client
 from quant_core.kv_cache import kv_bits
 from quant_core.names import parse_format
+from quant_core.report.commands import file_name
 from quant_core.reproduction import TOLERANCE, changes, compare
 from quant_core.reproduction import verdict as agreement
+from quant_core.runtimes import RUNTIMES, Runtime
 from quant_core.schema import (
     Belongings,
     Budget,
@@ -328,6 +331,8 @@ class Workspace:
     def result(self, request: schema.CatalogRequest) -> Catalog | None: ...
     @overload
     def result(self, request: schema.ExportRequest) -> schema.Exported | None: ...
+    @overload
+    def result(self, request: schema.RuntimeSpeedRequest) -> schema.RuntimeSpeeds | None: ...
     def result(self, request: Request) -> Result | None:
         """The stored answer to ``request``; None if there is none yet."""
         return self._client.result(request)
@@ -384,6 +389,10 @@ class Workspace:
     def run(self, request: schema.CatalogRequest, on_progress: Watch | None = None) -> Catalog: ...
     @overload
     def run(self, request: schema.ExportRequest, on_progress: Watch | None = None) -> schema.Exported: ...
+    @overload
+    def run(
+        self, request: schema.RuntimeSpeedRequest, on_progress: Watch | None = None
+    ) -> schema.RuntimeSpeeds: ...
     def run(self, request: Request, on_progress: Watch | None = None) -> Result:
         """Ask and wait; raises like ``wait``."""
         return self.wait(self.submit(request), on_progress)
@@ -777,6 +786,43 @@ class Workspace:
             self._client.store.results.forget(request)
         return request
 
+    @property
+    def runtimes(self) -> Mapping[str, Runtime]:
+        """What runs exported files, by name; each says whether it is here."""
+        return RUNTIMES
+
+    def runtime_speed_request(
+        self, info: ModelInfo, recipe: Recipe, runtime: str, take: int = 1
+    ) -> schema.RuntimeSpeedRequest:
+        """What the job that runs a recipe in its runtime is asked; as short as the model's context asks.
+
+        An export of the recipe that is there is run, whatever it is called; else one is written and kept. The same
+        goes for the original, where the runtime does not read its checkpoint.
+        """
+        chosen = RUNTIMES[runtime]
+        export = self._export(info, recipe, chosen.target)
+        original = None
+        if not chosen.reads_checkpoints:
+            plain = self.measured_recipe(info, {}, None, Setup())
+            original = self._export(info, plain, chosen.target)
+        limit = info.context_length or 1024
+        prompt = min(schema.RuntimeSpeedRequest.prompt, limit // 2)
+        return schema.RuntimeSpeedRequest(
+            info.ref, info.fingerprint, runtime, export, original, prompt,
+            min(schema.RuntimeSpeedRequest.tokens, limit - prompt), take=take, roots=tuple(map(str, self._roots)),
+        )  # fmt: skip
+
+    def _export(self, info: ModelInfo, recipe: Recipe, target: str) -> schema.ExportRequest:
+        """The export of a recipe that is there, the newest; else what writes one to a folder that is free."""
+        for request in self._client.store.runs.exports(info.fingerprint):
+            same = (request.runtime, request.recipe.assignment(), request.recipe.setup)
+            if same == (target, recipe.assignment(), recipe.setup) and Path(request.folder).is_dir():
+                return request
+        name = f"{file_name(info, recipe)}-{target}"
+        names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
+        free = next(path for each in names if not (path := self.exports / each).exists())
+        return self.export_request(info, recipe, target, str(free))
+
     # --- recommendations
 
     def least_bytes(self, info: ModelInfo, forms: Sequence[str], embeddings: bool = False) -> float:
@@ -1059,7 +1105,15 @@ def _public(run: Run) -> Request:
             "Delete it and run it again to export it.",
         )
     request: Request = schema.replace(run.request, model=_public_ref(run.request.model), roots=())
+    if isinstance(request, schema.RuntimeSpeedRequest):
+        original = request.original and _public_export(request.original)
+        request = schema.replace(request, export=_public_export(request.export), original=original)
     return request
+
+
+def _public_export(request: schema.ExportRequest) -> schema.ExportRequest:
+    folder = Path(request.folder).name
+    return schema.replace(request, model=_public_ref(request.model), folder=folder, roots=())
 
 
 def _public_ref(ref: ModelRef) -> ModelRef:

@@ -22,6 +22,8 @@ from quant_core.schema import (
     ModelRef,
     PromptTexts,
     Question,
+    RuntimeSpeed,
+    RuntimeSpeeds,
     ScoreTable,
     Speed,
     Speeds,
@@ -241,3 +243,12 @@ def training(request: TrainRequest, key: str = "a" * 24) -> Training:
         request.fingerprint, key, request.assignment, request.mode, ((10, 0.4), (20, 0.3), (30, 0.25)), 30, 15_360,
         12.0, 0.08, 0.04, 2048, 50_000, "b" * 24, "written by the model, seed 0", ("One layer is odd.",),
     )  # fmt: skip
+
+
+def runtime_speeds(runtime: str = "llama.cpp") -> RuntimeSpeeds:
+    """A recipe that reads as fast as the original, to within its rounds, and writes twice as fast."""
+    original = RuntimeSpeed((1000, 900, 1100), (100, 90, 110), 40_000_000, 20_000_000, 100_000_000)
+    recipe = RuntimeSpeed((1050, 1000, 1200), (200, 180, 220), 10_000_000, 20_000_000, 50_000_000)
+    return RuntimeSpeeds(
+        runtime, f"{runtime} 1.0", recipe, original, 128, 32, 5, "bfloat16", "A made CPU", "cpu", 1, 9.0
+    )

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from quant_core.errors import ExportError
 from quant_core.export import EXPORTERS
+from quant_core.runtimes import RUNTIMES, Engine, Task
 from quant_core.schema import ORIGINAL
 from tests.exported import TOKENS, opened, recipe_of, simulated, written
 
@@ -68,3 +69,19 @@ def test_a_state_that_does_not_fit_is_refused(state: str, message: str, tmp_path
     save_file(packed, tmp_path / "model.safetensors")
     with pytest.raises(ExportError, match=message):
         list(EXPORTERS["bitsandbytes"].read_back(tmp_path))
+
+
+def test_its_files_are_timed_in_a_process_of_their_own(tmp_path: Path) -> None:
+    loaded = opened("llama", tmp_path)
+    recipe = recipe_of(
+        loaded.info, lambda unit: "nf4/g64" if unit.decided and unit.columns % 64 == 0 else ORIGINAL
+    )
+    written(loaded, recipe, "bitsandbytes", tmp_path / "out")
+    task = Task(str(tmp_path / "out"), tuple(range(3, 19)), 3, 1, "cpu")
+    with Engine(RUNTIMES["bitsandbytes"], task, lambda: None) as engine:
+        engine.load()
+        found = engine.round()
+    assert (found.read, found.written, found.gpu) == (16, 2, 0)
+    assert found.reading > 0
+    assert found.writing > 0
+    assert 0 < engine.libraries <= engine.peak

@@ -28,6 +28,7 @@ from quant_core.methods.variant import make_variant
 from quant_core.models.loading import LoadedModel, load
 from quant_core.models.patch import patched, swap
 from quant_core.recipes import tensor_names
+from quant_core.runtimes import RUNTIMES, Engine, Task
 from quant_core.schema import ORIGINAL, ModelRef, Recipe, Setup, Unit
 from quant_core.targets import TARGETS, problems
 from tests.exported import TOKENS, mixed, recipe_of, written
@@ -202,15 +203,37 @@ def test_llama_cpp_computes_what_was_simulated(
         assert answer["ids"] == [cases[kind].loaded.tokenizer(text)["input_ids"] for text in TEXTS]
 
 
-def test_perplexity_of_the_bundled_model_is_ours(bundled: LoadedModel, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def bundled_file(bundled: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the bundled model under a recipe of many types."""
     forms = ("q4_k", "q8_0", "q5_0", "iq4_nl", "q6_k", "q4_0", "mxfp4", "q5_1")
     recipe = recipe_of(bundled.info, lambda unit: forms[unit.block] if unit.decided else "q8_0")
-    done = written(bundled, recipe, "gguf", tmp_path / "out")
+    folder = tmp_path_factory.mktemp("bundled") / "out"
+    done = written(bundled, recipe, "gguf", folder)
     assert (done.exact, done.error) == (done.weights, 0.0)
+    return folder
+
+
+def test_the_bundled_models_file_is_timed_in_llamacpp(bundled: LoadedModel, bundled_file: Path) -> None:
+    """Twice the same prompt: the second time it is read anew all the same."""
+    runtime = RUNTIMES["llama.cpp"]
+    if not runtime.found().version:
+        pytest.skip("there is no xllamacpp here: make unit installs it where it has a wheel")
+    task = Task(str(bundled_file), tuple(range(3, 35)), 4, 1, "cpu")
+    with Engine(runtime, task, lambda: None) as engine:
+        engine.load()
+        rounds = [engine.round(), engine.round()]
+    assert [(one.read, one.written, one.gpu) for one in rounds] == [(32, 3, 0)] * 2
+    assert all(one.reading > 0 and one.writing > 0 for one in rounds)
+    held = engine.peak - engine.libraries
+    assert (bundled_file / "model.gguf").stat().st_size < held < 300e6, "the model, and not all of PyTorch"
+
+
+def test_perplexity_of_the_bundled_model_is_ours(bundled: LoadedModel, bundled_file: Path) -> None:
     text = (ROOT / "assets/texts/evaluation.txt").read_text()[:3000]
     tokens = bundled.tokenizer(text)["input_ids"]
-    (answer,) = run({"path": str(tmp_path / "out" / "model.gguf"), "tokens": tokens[:385], "texts": [text]})
-    weights = swap(bundled.graph, dict(EXPORTERS["gguf"].read_back(tmp_path / "out")))  # exact, as was seen
+    (answer,) = run({"path": str(bundled_file / "model.gguf"), "tokens": tokens[:385], "texts": [text]})
+    weights = swap(bundled.graph, dict(EXPORTERS["gguf"].read_back(bundled_file)))  # exact, as was seen
     with patched(weights), torch.no_grad():
         logits = bundled.model(torch.tensor([tokens[:385]])).logits[0, :-1].float()
     ours = torch.nn.functional.cross_entropy(logits, torch.tensor(tokens[1:385]))

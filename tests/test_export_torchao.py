@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from quant_core.errors import ExportError
 from quant_core.export import EXPORTERS
 from quant_core.export.staging import Shards
+from quant_core.runtimes import RUNTIMES, Engine, Task
 from quant_core.schema import ORIGINAL
 from tests.exported import TOKENS, mixed, opened, recipe_of, simulated, written
 
@@ -60,3 +61,19 @@ def test_a_header_that_says_nothing_of_a_weight_is_refused(tmp_path: Path) -> No
     save_file(load_file(file), file)
     with pytest.raises(ExportError, match="headers do not say what"):
         list(EXPORTERS["torchao"].read_back(tmp_path / "out"))
+
+
+def test_its_files_are_timed_in_a_process_of_their_own(tmp_path: Path) -> None:
+    loaded = opened("llama", tmp_path)
+    recipe = recipe_of(
+        loaded.info, lambda unit: "int8/channel/sym" if unit.decided and unit.columns % 64 == 0 else ORIGINAL
+    )
+    written(loaded, recipe, "torchao", tmp_path / "out")
+    task = Task(str(tmp_path / "out"), tuple(range(3, 19)), 3, 1, "cpu")
+    with Engine(RUNTIMES["torchao"], task, lambda: None) as engine:
+        engine.load()
+        found = engine.round()
+    assert (found.read, found.written, found.gpu) == (16, 2, 0)
+    assert found.reading > 0
+    assert found.writing > 0
+    assert 0 < engine.libraries <= engine.peak

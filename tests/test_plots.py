@@ -715,6 +715,7 @@ FULL: dict[str, Draw] = {
     "measured": lambda p: plots.draw_kl_comparison(plots.kl_comparison([("this", SOLUTION, EVALUATION)]), p),
     "layer shares": lambda p: plots.draw_layer_shares(plots.layer_shares(INFO, MOVED), p),
     "losses": lambda p: plots.draw_loss_curve(plots.loss_curve([(1, 0.5), (2, 0.25)], 0.6, 0.2), p),
+    "runtime": lambda p: plots.draw_runtime_bars(plots.runtime_bars(made_results.runtime_speeds()), p),
     "diagram": lambda p: plots.draw_diagram(plots.diagram(INFO, plots.parameter_measure(INFO), [1]), p),
 }
 EMPTY: dict[str, Draw] = {
@@ -742,6 +743,9 @@ EMPTY: dict[str, Draw] = {
         plots.layer_shares(INFO, Attribution((), (), 0.0, 5, 1.0)), p
     ),
     "losses": lambda p: plots.draw_loss_curve(plots.loss_curve([], 0.6), p),
+    "runtime": lambda p: plots.draw_runtime_bars(
+        plots.runtime_bars(replace(made_results.runtime_speeds(), original=None)), p
+    ),
 }
 
 
@@ -786,6 +790,16 @@ def test_layer_shares_are_of_the_sum_and_the_rest_is_kept() -> None:
     assert list(plots.draw_layer_shares(data, LIGHT).data[0].text) == ["60.0 %", "40.0 %"]
     labels = plots.layer_shares(INFO, MOVED).labels
     assert labels == ("0 · k_proj", "0 · q_proj", "not of this model")
+
+
+def test_a_runtime_s_bars_are_multiples_of_the_original_by_hand() -> None:
+    data = plots.runtime_bars(made_results.runtime_speeds())
+    assert list(data.original) == [1000, 100, 100.0, 40.0]
+    assert list(data.recipe) == [1050, 200, 50.0, 10.0]
+    assert list(data.ratios) == [1.05, 2.0, 0.5, 0.25]
+    original, recipe = plots.draw_runtime_bars(data, LIGHT).data
+    assert list(original.x) == [1.0] * 4
+    assert list(recipe.text) == ["1,050 tokens/s", "200 tokens/s", "50 MB", "10 MB"]
 
 
 def test_drawing_twice_gives_the_same_figure() -> None:

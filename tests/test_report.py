@@ -100,8 +100,8 @@ class Reader(HTMLParser):
 def test_a_recipe_that_was_not_measured_says_so(home: Path, info: ModelInfo, recipe: Recipe) -> None:
     page, text, _ = written(home, info, recipe)
     missing = ("Not measured: KL and perplexity on a text, a calibrated interval of the prediction, the spread of KL "
-               "over tokens, multiple-choice questions, text written by both, blind votes, speed, files for a "
-               "runtime.")  # fmt: skip
+               "over tokens, multiple-choice questions, text written by both, blind votes, speed in a runtime, files "
+               "for a runtime.")  # fmt: skip
     for one in (Reader(page).text, text):
         assert missing in one
         assert "That was not measured." in one

@@ -27,6 +27,7 @@ HEADERS = {
     "memory": ("Series", "Size (MB)", "Label"),
     "layer shares": ("Share of the sum over layers (%)", "Label"),
     "losses": ("Series", "Steps", "KL (nats/token)"),
+    "runtime": ("Series", "Measure", "Median or size", "Unit"),
 }
 
 

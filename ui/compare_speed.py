@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from quant_core.schema import ModelInfo, Recipe, Speed, SpeedRequest, Speeds, Use, VariantSpec, replace
-from ui import compare_other, state, terms, words
+from ui import compare_other, compare_runtime, state, terms, words
 from ui.compare_variants import roots, specs
 from ui.jobs import request_result, submit, workspace
 from ui.widgets import notes
@@ -27,15 +27,16 @@ def speed_request(info: ModelInfo, variants: Mapping[str, VariantSpec], take: in
 
 
 def show(info: ModelInfo, recipe: Recipe | None) -> None:
-    """What was measured, or the button that measures; below it the estimates."""
+    """What was measured in a runtime and in the simulation, or the buttons that measure; below them the estimates."""
+    compare_runtime.show(info, recipe)
+    st.subheader("In the simulation", anchor=False)
     compare_other.picker(info)
     variants: dict[str, VariantSpec] = {str(side): spec for side, spec in specs(info, recipe).items()}
     request = speed_request(info, variants, TAKE.get())
-    st.subheader("Measured here", anchor=False)
     st.caption(
-        ":material/info: Quantization is simulated: weights are rounded and computed with in 16 or 32 bits, so no "
-        "variant is faster than the original, and both sets of weights are in memory. Real kernels are another matter: "
-        "see the estimate below."
+        ":material/info: The simulation has no speed of its own: weights are rounded and computed with in 16 or 32 "
+        "bits, so no variant is faster than the original, and both sets of weights are in memory. What counts is the "
+        "runtime, above. This tells how long QuantLens takes, and on a GPU what a token takes in energy."
     )
     found = request_result(
         request, start="Measure speed",

@@ -48,6 +48,8 @@ from quant_core.schema import (
     Request,
     RescoreRequest,
     Result,
+    RuntimeSpeedRequest,
+    RuntimeSpeeds,
     ScoreTable,
     SensitivityRequest,
     SpeedRequest,
@@ -74,7 +76,7 @@ SHORT = (
 )  # fmt: skip
 LONG = (
     "weights", "sensitivity", "train", "prove", "evaluate", "recommend", "download", "prompts", "choices",
-    "tails", "speed", "export",
+    "tails", "speed", "export", "runtime_speed",
 )  # fmt: skip
 """Kinds of jobs that nobody sits and waits for."""
 
@@ -167,6 +169,10 @@ def request_result(request: SpeedRequest, *, start: str = ..., why: str = ...) -
 def request_result(request: TrainRequest, *, start: str = ..., why: str = ...) -> Training | None: ...
 @overload
 def request_result(request: ExportRequest, *, start: str = ..., why: str = ...) -> Exported | None: ...
+@overload
+def request_result(
+    request: RuntimeSpeedRequest, *, start: str = ..., why: str = ...
+) -> RuntimeSpeeds | None: ...
 def request_result(request: Request, *, start: str = "", why: str = "") -> Result | None:
     """The stored result at once; otherwise draw, right here, what leads to it, and return None.
 

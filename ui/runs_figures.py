@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from quant_core.ballots import tally
 from quant_core.contrast import main_score
 from quant_core.schema import (
     ChoiceScores,
@@ -23,7 +24,6 @@ from quant_core.schema import (
 from quant_core.significance import Accuracy, paired
 from quant_core.store.runs import seconds_of
 from ui import words
-from ui.compare_reveal import tally
 from ui.compare_speed import measured
 from ui.jobs import workspace
 

@@ -23,6 +23,8 @@ from quant_core.schema import (
     Proof,
     ProveRequest,
     Run,
+    RuntimeSpeedRequest,
+    RuntimeSpeeds,
     ScoreTable,
     SensitivityRequest,
     Setup,
@@ -84,6 +86,10 @@ def place(run: Run) -> Place | None:
             found = _recipe(run, second.assignment, None, second.setup)
             here = {**where, **found, "tab": "speed", "take": str(run.request.take), "other": ""}
             return Place("compare", "Open the speeds", here) if found else None
+        case RuntimeSpeedRequest(), RuntimeSpeeds():
+            found = _recipe(run, run.request.assignment, None, run.request.setup)
+            asked = {"tab": "speed", "engine": run.request.runtime, "timing": str(run.request.take)}
+            return Place("compare", "Open its table", {**where, **found, **asked}) if found else None
         case TrainRequest(), Training():
             return Place("train", "Open its curve", {**where, "training": run.result.key})
     return None

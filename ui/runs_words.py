@@ -21,6 +21,7 @@ from quant_core.schema import (
     Result,
     Run,
     RunLine,
+    RuntimeSpeedRequest,
     SensitivityRequest,
     Setup,
     SpeedRequest,
@@ -146,6 +147,14 @@ def asked(request: Request | None) -> dict[str, str]:
                 "Number of the measurement": str(request.take),
                 **_where(request.model),
             }
+        case RuntimeSpeedRequest():
+            extra = {
+                "Runtime": request.runtime,
+                "Recipe": assignment(request.assignment),
+                "Prompt": f"{request.prompt:,} tokens, read at once",
+                "Length": f"{request.tokens:,} tokens, written one by one",
+                "Rounds": f"{request.repeats} after a warm-up, measurement {request.take}",
+            }
         case _:
             return {}
     return {**extra, **_setup(request.setup), **_where(request.model)}
@@ -172,6 +181,7 @@ def identity(run: Run, line: RunLine) -> dict[str, str]:
         "Text that was read": read_text(run.result),
         "When": f"{when(run.created)}, took {words.duration(line.seconds)}",
         "Run": run.key,
+        "Ran in": getattr(run.result, "version", ""),
     }
     return {name: value for name, value in facts.items() if value}
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quant_core.cli import commands, exporting, listing, measuring, reporting, runs, weights
+from quant_core.cli import commands, exporting, listing, measuring, reporting, runs, timing, weights
 from quant_core.recipes.foreign import DIALECTS
 from quant_core.reproduction import TOLERANCE
+from quant_core.runtimes import RUNTIMES
 from quant_core.schema import ProveRequest
 from quant_core.targets import EXPORTS, TARGETS
 from quant_core.targets.hardware import machines
@@ -127,6 +128,23 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         metavar="PATH",
         help="folder to make; for a tool that quantizes by itself, the file",
+    )
+
+    speed = add("speed", timing.speed, "Time a recipe's file and the original's in a runtime.", model)
+    speed.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="recipe to run")
+    speed.add_argument(
+        "--in",
+        dest="runtime",
+        default="llama.cpp",
+        choices=list(RUNTIMES),
+        help="what runs it; default llama.cpp",
+    )
+    speed.add_argument(
+        "--take",
+        type=int,
+        default=1,
+        metavar="N",
+        help="another number measures again instead of looking it up",
     )
 
     report = add(

@@ -46,7 +46,7 @@ def speed(context: Context, request: SpeedRequest) -> Speeds:
     """Time every variant reading a prompt and writing the likeliest tokens behind it."""
     loaded = context.loaded(request.model, request.roots, request.fingerprint)
     begun = time.monotonic()
-    ids = _prompt(loaded, request)
+    ids = prompt_ids(loaded, request.prompt, request.tokens)
     context.progress(0.0, "Rounding the weights")
     variants = variants_of(context, loaded, request.variants)
     counter = energy_counter(loaded.device)
@@ -77,16 +77,16 @@ def speed(context: Context, request: SpeedRequest) -> Speeds:
     )
 
 
-def _prompt(loaded: LoadedModel, request: SpeedRequest) -> Tensor:
-    """The beginning of the bundled evaluation text (1, tokens)."""
+def prompt_ids(loaded: LoadedModel, prompt: int, tokens: int) -> Tensor:
+    """The beginning of the bundled evaluation text (1, prompt); ``TextError`` if ``tokens`` more are too many."""
     limit = loaded.info.context_length
-    if limit and request.prompt + request.tokens > limit:
+    if limit and prompt + tokens > limit:
         raise TextError(
-            f"{request.prompt} tokens of prompt and {request.tokens} written exceed the model's {limit}.",
+            f"{prompt} tokens of prompt and {tokens} written exceed the model's {limit}.",
             "Measure with fewer.",
         )
     tokenizer: Any = loaded.tokenizer
-    ids = torch.tensor(tokenizer(bundled_text("evaluation"))["input_ids"][: request.prompt], dtype=torch.long)
+    ids = torch.tensor(tokenizer(bundled_text("evaluation"))["input_ids"][:prompt], dtype=torch.long)
     check_ids(loaded, ids)
     return ids[None].to(loaded.device)
 
@@ -143,14 +143,14 @@ def _speed(rounds: Sequence[_Round], request: SpeedRequest, idle: float | None) 
         taken, count = sum(one.joules for one in rounds), written * len(rounds)
         joules = taken / count, (taken - idle * seconds) / count
     return Speed(
-        first=_middle([one.reading for one in rounds]),
-        prompt=_middle([request.prompt / one.reading for one in rounds]),
-        decode=_middle([written / one.writing for one in rounds]),
+        first=middle([one.reading for one in rounds]),
+        prompt=middle([request.prompt / one.reading for one in rounds]),
+        decode=middle([written / one.writing for one in rounds]),
         peak=max(one.peak for one in rounds),
         joules=joules,
     )
 
 
-def _middle(values: Sequence[float]) -> tuple[float, float, float]:
+def middle(values: Sequence[float]) -> tuple[float, float, float]:
     """Median, least, most."""
     return median(values), min(values), max(values)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol, overload
 
 from quant_core.schema import (
     Event,
+    Exported,
+    ExportRequest,
     ModelRef,
     Proof,
     ProveRequest,
@@ -48,9 +50,11 @@ class ChainContext(Context, Protocol):
     def answer(self, request: SensitivityRequest, start: float, end: float) -> ScoreTable: ...
     @overload
     def answer(self, request: ProveRequest, start: float, end: float) -> Proof: ...
+    @overload
+    def answer(self, request: ExportRequest, start: float, end: float) -> Exported: ...
     def answer(
-        self, request: SensitivityRequest | ProveRequest, start: float, end: float
-    ) -> ScoreTable | Proof:
+        self, request: SensitivityRequest | ProveRequest | ExportRequest, start: float, end: float
+    ) -> ScoreTable | Proof | Exported:
         """The stored answer to a request that is part of this job; else it is worked out here and stored.
 
         Its progress fills this job's from ``start`` to ``end``, both in 0..1. A part that is stored is there for all

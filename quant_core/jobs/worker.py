@@ -47,6 +47,7 @@ JOBS: Functions = {
     "choices": "quant_core.evaluation.choices:choices",
     "tails": "quant_core.evaluation.tails:tails",
     "speed": "quant_core.evaluation.speed:speed",
+    "runtime_speed": "quant_core.evaluation.runtime_speed:runtime_speed",
     "recommend": "quant_core.evaluation.recommend:recommend",
     "export": "quant_core.export.run:export",
     "look": "quant_core.models.hub:look",

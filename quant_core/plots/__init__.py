@@ -42,6 +42,7 @@ from quant_core.plots.profile import FormatProfile, draw_format_profile, format_
 from quant_core.plots.ranking import Ranking, draw_ranking, ranking
 from quant_core.plots.reach import bits_to_reach, hungriest_text, needs, needs_text, reach_map, where
 from quant_core.plots.reasons import Reason, reason, reason_text
+from quant_core.plots.runtime import RuntimeBars, draw_runtime_bars, runtime_bars
 from quant_core.plots.saving import FigureTable, figure_csv, figure_page, figure_table
 from quant_core.plots.sensitivity import (
     ScoreMap,
@@ -89,6 +90,7 @@ __all__ = [
     "Reason",
     "RecipeBands",
     "Rectangle",
+    "RuntimeBars",
     "ScoreAgreement",
     "ScoreMap",
     "SizeBars",
@@ -116,6 +118,7 @@ __all__ = [
     "draw_pareto_front",
     "draw_ranking",
     "draw_recipe_bands",
+    "draw_runtime_bars",
     "draw_score_agreement",
     "draw_score_map",
     "draw_size_bars",
@@ -151,6 +154,7 @@ __all__ = [
     "reason",
     "reason_text",
     "recipe_bands",
+    "runtime_bars",
     "score_agreement",
     "score_column",
     "score_map",

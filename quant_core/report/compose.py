@@ -41,6 +41,8 @@ from quant_core.schema import (
     ProveRequest,
     Recipe,
     Run,
+    RuntimeSpeed,
+    RuntimeSpeeds,
     ScoreTable,
     Speeds,
     Training,
@@ -77,7 +79,7 @@ def compose(report: Report) -> Document:
             Section("What they write", _generations(report)),
             Section("Blind vote", _votes(report)),
             Section("Training", _trainings(report)),
-            Section("Speed", _speeds(report)),
+            Section("Speed", (*_runtimes(report), *_speeds(report))),
             Section("Files", _files(report)),
             Section("Where each result comes from", _origins(report)),
             Section("The same again", _commands(report)),
@@ -157,7 +159,7 @@ def _missing(report: Report) -> tuple[str, ...]:
         ("multiple-choice questions", report.results(ChoiceScores)),
         ("text written by both", report.results(Generation)),
         ("blind votes", [votes for votes in report.votes.values() if votes]),
-        ("speed", report.results(Speeds)),
+        ("speed in a runtime", report.results(RuntimeSpeeds)),
         ("files for a runtime", report.results(Exported)),
     )
     missing = [name for name, found in there if not found]
@@ -480,6 +482,32 @@ def _trainings(report: Report) -> tuple[Block, ...]:
         ]
         blocks.append(Table(("", KL), tuple(rows), (1,)))
     return tuple(blocks)
+
+
+def _runtimes(report: Report) -> tuple[Block, ...]:
+    """The newest run in each runtime."""
+    newest = {found.runtime: found for _, found in reversed(report.results(RuntimeSpeeds))}
+    blocks: list[Block] = []
+    for found in newest.values():
+        threads = f", {found.threads} threads" if found.device == "cpu" else ""
+        blocks.append(
+            Text(f"The exported file in {found.version}, medians of {found.repeats} rounds (least to most) on "
+                 f"{found.hardware or found.device}{threads}: {found.prompt} tokens read and {found.tokens} written. "
+                 "Memory: the most that the process held, libraries included.")
+        )  # fmt: skip
+        sides = (("original", found.original), ("recipe", found.recipe))
+        rows = tuple((name, *_runtime_row(one)) for name, one in sides if one is not None)
+        head = ("", "Read (tokens/s)", "Written (tokens/s)", "Resident memory", "Weights on disk")
+        blocks.append(Table(head, rows, (1, 2, 3, 4)))
+    return tuple(blocks)
+
+
+def _runtime_row(one: RuntimeSpeed) -> tuple[str, ...]:
+    rates = (
+        f"{number(middle)} ({number(low)} to {number(high)})"
+        for middle, low, high in (one.prompt, one.decode)
+    )
+    return (*rates, size(one.resident), size(one.size))
 
 
 def _speeds(report: Report) -> tuple[Block, ...]:

@@ -37,6 +37,7 @@ from quant_core.schema import (
     Recipe,
     RescoreRequest,
     Run,
+    RuntimeSpeedRequest,
     ScoreTable,
     Setup,
     SpeedRequest,
@@ -111,7 +112,13 @@ def _is_about(run: Run, recipe: Recipe) -> bool:
         return changed == recipe.assignment() and setup == recipe.setup
 
     match run.request:
-        case EvaluateRequest() | ChoicesRequest() | TailsRequest() | GenerateRequest() as asked:
+        case (
+            EvaluateRequest()
+            | ChoicesRequest()
+            | TailsRequest()
+            | GenerateRequest()
+            | RuntimeSpeedRequest() as asked
+        ):
             return same(asked.assignment, asked.setup)
         case ProveRequest() as asked:
             return any(same(one, asked.setup) for one in asked.assignments)

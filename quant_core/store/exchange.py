@@ -43,6 +43,8 @@ from quant_core.schema import (
     Request,
     Result,
     Run,
+    RuntimeSpeedRequest,
+    RuntimeSpeeds,
     ScoreTable,
     SpeedRequest,
     Speeds,
@@ -352,6 +354,8 @@ def _answers(request: Request, result: Result) -> bool:
             return len(result.counts) == len(result.edges) - 1
         case Speeds():
             return isinstance(request, SpeedRequest) and len(result.variants) == len(request.variants)
+        case RuntimeSpeeds():
+            return isinstance(request, RuntimeSpeedRequest) and result.runtime == request.runtime
         case _:
             return isinstance(result, Evaluation | Training)
 

@@ -14,6 +14,7 @@ from quant_core.schema import (
     InspectRequest,
     LookRequest,
     Request,
+    RuntimeSpeedRequest,
     SpeedRequest,
     WeightsRequest,
     digest,
@@ -44,8 +45,12 @@ def request_key(request: Request) -> str:
     data: dict[str, Any] = dump(request)
     if not isinstance(request, InspectRequest | WeightsRequest | LookRequest | DownloadRequest):
         del data["roots"]
-        kept = ("dtype", "device") if isinstance(request, SpeedRequest) else ("dtype",)
+        timed = isinstance(request, SpeedRequest | RuntimeSpeedRequest)
+        kept = ("dtype", "device") if timed else ("dtype",)
         data["model"] = {name: data["model"][name] for name in kept}
+    if isinstance(request, RuntimeSpeedRequest):  # what is run, not where it lies or how it came about
+        del data["export"], data["original"]
+        data |= {"assignment": request.assignment, "setup": dump(request.setup)}
     if data.get("other", ...) is None:
         del data["other"], data["other_setup"]
     variants = data.get("variants", ())

@@ -53,6 +53,13 @@ _ALL = (
     Kind("choices", schema.ChoicesRequest, schema.ChoiceScores, False, "Multiple choice with {model}"),
     Kind("tails", schema.TailsRequest, schema.KlTails, False, "Spread of KL of {model}"),
     Kind("speed", schema.SpeedRequest, schema.Speeds, False, "Time {model}"),
+    Kind(
+        "runtime_speed",
+        schema.RuntimeSpeedRequest,
+        schema.RuntimeSpeeds,
+        False,
+        "Run {model} in its runtime",
+    ),
     Kind("evaluate", schema.EvaluateRequest, schema.Evaluation, False, "Measure a recipe on {model}"),
 )
 KINDS = {kind.name: kind for kind in _ALL}
@@ -105,6 +112,8 @@ def title_of(request: Request) -> str:
         source = request.source
     else:
         source = "" if isinstance(request, schema.CatalogRequest) else request.model.source
+    if isinstance(request, schema.RuntimeSpeedRequest):
+        return f"Run {model_name(source)} in {request.runtime}"
     return kind_of(request).title.format(model=model_name(source))
 
 

@@ -19,6 +19,7 @@ from quant_core.schema import (
     Belongings,
     ChoiceScores,
     Evaluation,
+    ExportRequest,
     Finding,
     Generation,
     KlTails,
@@ -31,6 +32,7 @@ from quant_core.schema import (
     Result,
     Run,
     RunLine,
+    RuntimeSpeeds,
     ScoreTable,
     Speeds,
     Training,
@@ -44,6 +46,7 @@ from quant_core.store.results import ResultTable
 
 KINDS = (
     "sensitivity", "evaluate", "prove", "generate", "train", "prompts", "choices", "tails", "speed",
+    "runtime_speed",
 )  # fmt: skip
 """Kinds of jobs whose results are runs."""
 TITLES = {
@@ -57,6 +60,7 @@ TITLES = {
     "choices": "Multiple choice",
     "tails": "Spread of KL",
     "speed": "Speed",
+    "runtime_speed": "Speed in a runtime",
 }
 """What runs are called, a measured sweep by a name of its own."""
 LONGEST_NOTE = 2000
@@ -123,6 +127,16 @@ class RunTable:
             with contextlib.suppress(QuantError):  # an older QuantLens wrote it in another shape
                 found.append(self.get(row["key"]))
         return found
+
+    def exports(self, fingerprint: str) -> list[ExportRequest]:
+        """What exports of a model were asked, the newest first; their folders may be gone."""
+        rows = self._database.query(
+            """SELECT kind, request FROM results JOIN runs USING (key)
+                WHERE fingerprint = ? AND kind = 'export' ORDER BY created DESC, results.rowid DESC""",
+            (fingerprint,),
+        )
+        found = [_request(row["kind"], row["request"]) for row in rows]
+        return [request for request in found if isinstance(request, ExportRequest)]
 
     def model(self, fingerprint: str) -> ModelInfo | None:
         """What a model is that was opened here or came with a run; None if it is not known."""
@@ -321,6 +335,8 @@ def finding(result: Result) -> Finding:
             return Finding("KL, 99.9th percentile", result.p999, "nats/token")
         case Speeds():
             return Finding("written by the original", result.variants[0].decode[0], "tokens/s")
+        case RuntimeSpeeds():
+            return Finding(f"written in {result.runtime}", result.recipe.decode[0], "tokens/s")
         case _:
             raise TypeError(f"{type(result).__name__} is the answer of no run")
 
