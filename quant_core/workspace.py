@@ -79,8 +79,8 @@ from quant_core.schema import (
 )
 from quant_core.store import default_home
 from quant_core.store.exchange import read_runs, write_runs
-from quant_core.store.keys import folder_signature
-from quant_core.store.kinds import Modelless
+from quant_core.store.keys import checkpoint_signature, folder_signature, request_key
+from quant_core.store.kinds import Modelless, without_paths
 from quant_core.store.results import SavedRecipe
 from quant_core.store.votes import Choice, Vote
 from quant_core.targets import TARGETS, Target, hardware
@@ -322,6 +322,8 @@ class Workspace:
     def result(self, request: schema.CatalogRequest) -> Catalog | None: ...
     @overload
     def result(self, request: schema.ExportRequest) -> schema.Exported | None: ...
+    @overload
+    def result(self, request: schema.ImportRequest) -> schema.QuantizedCheckpoint | None: ...
     def result(self, request: Request) -> Result | None:
         """The stored answer to ``request``; None if there is none yet."""
         return self._client.result(request)
@@ -378,6 +380,10 @@ class Workspace:
     def run(self, request: schema.CatalogRequest, on_progress: Watch | None = None) -> Catalog: ...
     @overload
     def run(self, request: schema.ExportRequest, on_progress: Watch | None = None) -> schema.Exported: ...
+    @overload
+    def run(
+        self, request: schema.ImportRequest, on_progress: Watch | None = None
+    ) -> schema.QuantizedCheckpoint: ...
     def run(self, request: Request, on_progress: Watch | None = None) -> Result:
         """Ask and wait; raises like ``wait``."""
         return self.wait(self.submit(request), on_progress)
@@ -715,6 +721,55 @@ class Workspace:
             self._client.store.results.forget(request)
         return request
 
+    # --- quantized checkpoints
+
+    def import_request(self, path: str, info: ModelInfo | None) -> schema.ImportRequest:
+        """What the job that reads a quantized checkpoint is asked, beside the original ``info`` if there is one.
+
+        Raises:
+            ModelError: There is no such folder or file, or it lies where none may be read.
+        """
+        place = Path(path.strip()).expanduser().absolute()
+        folders.confined(place if place.is_dir() else place.parent, self._roots)
+        signature = checkpoint_signature(place)
+        if not (path.strip() and signature):
+            raise ModelError(
+                f"There is no folder and no file {path.strip()!r}.",
+                "Give a folder with config.json and safetensors weights, or a .gguf file.",
+            )
+        roots = tuple(map(str, self._roots))
+        model, fingerprint = (info.ref, info.fingerprint) if info is not None else (None, "")
+        request = schema.ImportRequest(str(place), signature, model, fingerprint, roots)
+        if self.result(request) is not None:
+            asked = self.stored_run(request_key(request)).request
+            if not isinstance(asked, schema.ImportRequest) or asked.checkpoint != request.checkpoint:
+                self._client.store.results.forget(request)  # it lay elsewhere, and is written with from here
+        return request
+
+    def checkpoint(self, key: str, info: ModelInfo) -> tuple[str, schema.CheckpointRef]:
+        """The checkpoint that a run read beside a model: its title, and what it is written with.
+
+        Raises:
+            QuantError: There is no such run, it is about another model, or the checkpoint is not here or may not be
+                read.
+        """
+        run = self.stored_run(key)
+        if not isinstance(run.result, schema.QuantizedCheckpoint) or not isinstance(
+            run.request, schema.ImportRequest
+        ):
+            raise QuantError("The link names no quantized checkpoint.", "Read one on the Checkpoint page.")
+        if run.fingerprint != info.fingerprint:
+            raise QuantError(
+                f"{run.result.title} was not read beside {info.title}.", "Read it again beside this model."
+            )
+        place = Path(run.request.checkpoint)
+        if not place.is_absolute() or not place.exists():
+            raise QuantError(
+                f"{run.result.title} is not on this machine any more.", "Read it anew from its place."
+            )
+        folders.confined(place if place.is_dir() else place.parent, self._roots)
+        return run.result.title, schema.CheckpointRef(str(place), run.result.content)
+
     # --- recommendations
 
     def least_bytes(self, info: ModelInfo, forms: Sequence[str], embeddings: bool = False) -> float:
@@ -957,7 +1012,9 @@ def _public(run: Run) -> Request:
             f"An older QuantLens made run {run.key[:8]} and did not record what it was asked.",
             "Delete it and run it again to export it.",
         )
-    request: Request = schema.replace(run.request, model=_public_ref(run.request.model), roots=())
+    model = run.request.model
+    public = None if model is None else _public_ref(model)
+    request: Request = schema.replace(without_paths(run.request), model=public, roots=())
     return request
 
 

@@ -49,6 +49,7 @@ JOBS: Functions = {
     "speed": "quant_core.evaluation.speed:speed",
     "recommend": "quant_core.evaluation.recommend:recommend",
     "export": "quant_core.export.run:export",
+    "import": "quant_core.checkpoints.run:read",
     "look": "quant_core.models.hub:look",
     "download": "quant_core.models.hub:download",
 }

@@ -53,6 +53,7 @@ _ALL = (
     Kind("choices", schema.ChoicesRequest, schema.ChoiceScores, False, "Multiple choice with {model}"),
     Kind("tails", schema.TailsRequest, schema.KlTails, False, "Spread of KL of {model}"),
     Kind("speed", schema.SpeedRequest, schema.Speeds, False, "Time {model}"),
+    Kind("import", schema.ImportRequest, schema.QuantizedCheckpoint, False, "Read the checkpoint {model}"),
     Kind("evaluate", schema.EvaluateRequest, schema.Evaluation, False, "Measure a recipe on {model}"),
 )
 KINDS = {kind.name: kind for kind in _ALL}
@@ -75,18 +76,37 @@ def load_result(kind: str, data: object) -> Result:
 
 
 Modelless = schema.CatalogRequest | schema.LookRequest | schema.DownloadRequest
-"""Requests that load no model."""
+"""Requests that name no model."""
 
 
 def model_of(request: Request) -> ModelRef | None:
     """The model that has to be loaded for a request; None where it needs none."""
-    return None if isinstance(request, Modelless) else request.model
+    return None if isinstance(request, Modelless | schema.ImportRequest) else request.model
 
 
 def fingerprint_of(request: Request) -> str:
     """The content of the model a request is about, empty where the request does not know it."""
     unknown = Modelless | schema.InspectRequest | schema.WeightsRequest
     return "" if isinstance(request, unknown) else request.fingerprint
+
+
+def without_paths(request: Request) -> Request:
+    """A request that names quantized checkpoints by their last part alone: where they are is nobody else's concern.
+
+    Nothing is opened by such a name, so that a run that comes from elsewhere leads to no file here.
+    """
+    if isinstance(request, schema.ImportRequest):
+        return schema.replace(request, checkpoint=Path(request.checkpoint).name)
+    if isinstance(request, schema.GenerateRequest):
+        return schema.replace(request, other_checkpoint=_named(request.other_checkpoint))
+    if isinstance(request, schema.PromptsRequest | schema.SpeedRequest):
+        variants = tuple(schema.replace(one, checkpoint=_named(one.checkpoint)) for one in request.variants)
+        return schema.replace(request, variants=variants)
+    return request
+
+
+def _named(ref: schema.CheckpointRef | None) -> schema.CheckpointRef | None:
+    return None if ref is None else schema.replace(ref, path=Path(ref.path).name)
 
 
 def title_of(request: Request) -> str:
@@ -96,6 +116,8 @@ def title_of(request: Request) -> str:
         return f"Look at {request.units[0]}{more} in {', '.join(request.formats)}"
     if isinstance(request, schema.LookRequest | schema.DownloadRequest):
         source = request.source
+    elif isinstance(request, schema.ImportRequest):
+        source = request.checkpoint
     else:
         source = "" if isinstance(request, schema.CatalogRequest) else request.model.source
     return kind_of(request).title.format(model=model_name(source))

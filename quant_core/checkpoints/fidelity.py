@@ -1,0 +1,62 @@
+"""How far a checkpoint's matrix is from the original's, with what AWQ does to both sides of a layer undone.
+
+AWQ (Lin et al. 2024) multiplies the inputs of a layer by scales that the layer before is divided by, which changes the
+weights and not what the model computes. Where ``W' = diag(r) W diag(c)`` explains a matrix much better than ``W`` does,
+the error is that of ``diag(r)^-1 W' diag(c)^-1``, with r and c by alternating least squares.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_SUSPECT = 0.05
+"""Relative error from which a matrix may have been rescaled: INT4 makes more, AWQ's scales seldom less."""
+_ROUNDS = 3
+_BETTER = 0.25
+"""Share of the squared error that rescaling must leave at most to be believed."""
+
+
+class Distance(NamedTuple):
+    """Sums over the values of a matrix; relative error is the root of their quotient."""
+
+    squares: float
+    """|W' - W|^2."""
+    norm: float
+    """|W|^2."""
+    rescaled: bool
+
+
+def distance(values: Tensor, original: Tensor, *, whole: bool) -> Distance:
+    """How far values (rows, columns) are from the original's; a ``whole`` matrix may turn out to be rescaled.
+
+    Not finite if the values are not.
+    """
+    origin = original.detach().cpu().float()
+    squares = float((values - origin).double().square().sum())
+    norm = float(origin.double().square().sum())
+    if not whole or not squares > _SUSPECT**2 * norm:
+        return Distance(squares, norm, False)
+    undone = float((_undone(values, origin) - origin).double().square().sum())
+    if undone <= _BETTER * squares:
+        return Distance(undone, norm, True)
+    return Distance(squares, norm, False)
+
+
+def _undone(values: Tensor, original: Tensor) -> Tensor:
+    rows = torch.ones(len(original), 1)
+    columns = torch.ones(1, original.shape[1])
+    for _ in range(_ROUNDS):
+        base = original * rows
+        columns = _quotient((base * values).sum(0, keepdim=True), base.square().sum(0, keepdim=True))
+        base = original * columns
+        rows = _quotient((base * values).sum(1, keepdim=True), base.square().sum(1, keepdim=True))
+    return values / (rows * columns)
+
+
+def _quotient(upper: Tensor, lower: Tensor) -> Tensor:
+    """Scales that are no zeros: 1 where there is nothing to learn one from."""
+    found = upper / lower
+    return torch.where(found.isfinite() & (found.abs() > 1e-6), found, torch.ones_like(found))
