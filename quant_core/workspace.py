@@ -520,9 +520,9 @@ class Workspace:
         sweeps, proofs, evaluations, trainings = (counts.get(kind, 0) for kind in kinds)
         return Finished(sweeps, proofs, evaluations, trainings, tuple(saved))
 
-    def folders(self, folder: Path) -> folders.Listing:
-        """What lies in a folder; ``ModelError`` if it may not be read."""
-        return folders.listing(folder, self._roots)
+    def folders(self, folder: Path, *, files: bool = False) -> folders.Listing:
+        """What lies in a folder, GGUF ``files`` too if asked; ``ModelError`` if it may not be read."""
+        return folders.listing(folder, self._roots, files=files)
 
     def room(self, model: schema.HubModel) -> Room:
         """What a model on the hub meets on this machine."""
@@ -745,6 +745,15 @@ class Workspace:
             if not isinstance(asked, schema.ImportRequest) or asked.checkpoint != request.checkpoint:
                 self._client.store.results.forget(request)  # it lay elsewhere, and is written with from here
         return request
+
+    def key_of(self, request: Request) -> str:
+        """The key of a request's answer, by which a link names it."""
+        return request_key(request)
+
+    def checkpoints(self, fingerprint: str) -> list[RunLine]:
+        """The quantized checkpoints that were read beside a model, the newest first."""
+        lines = self._client.store.runs.lines()
+        return [line for line in lines if line.kind == "import" and line.fingerprint == fingerprint]
 
     def checkpoint(self, key: str, info: ModelInfo) -> tuple[str, schema.CheckpointRef]:
         """The checkpoint that a run read beside a model: its title, and what it is written with.
