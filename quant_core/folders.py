@@ -114,4 +114,6 @@ def _folder(path: Path, roots: Sequence[Path]) -> Folder:
     kind = names[0] if isinstance(names, list) and names else "a model"
     settings = data.get("quantization_config") if isinstance(data, dict) else None
     method = str(settings.get("quant_method") or "quantized")[:40] if isinstance(settings, dict) else ""
+    if not method and (path / "quantize_config.json").is_file():
+        method = "gptq"
     return Folder(plain.path, plain.name, str(kind), sum(weights), method)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,27 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from quant_core.checkpoints.opening import open_checkpoint
 from quant_core.checkpoints.run import read
 from quant_core.errors import ExportError, QuantError
-from quant_core.methods.variant import imported_variant
+from quant_core.evaluation.generation import generate
+from quant_core.methods.variant import imported_variant, variants_of
 from quant_core.models.loading import LoadedModel
 from quant_core.models.patch import patched, swap
-from quant_core.schema import CheckpointRef, HeldWeight, ImportRequest, QuantizedCheckpoint
+from quant_core.schema import (
+    CheckpointRef,
+    GenerateRequest,
+    HeldWeight,
+    ImportRequest,
+    QuantizedCheckpoint,
+    VariantSpec,
+)
+from quant_core.store.keys import request_key
 from tests.exported import TOKENS, mixed, opened, simulated, simulated_weights, written
 from tests.tiny import FakeContext
 
@@ -139,9 +151,18 @@ def gptq_layer(
     return packed, (codes - zeros[index].T) * scales.astype(np.float32)[index].T
 
 
-@pytest.mark.parametrize(("version", "less"), [("gptq", 1), (None, 1), ("gptq_v2", 0)])
+@pytest.mark.parametrize(
+    ("version", "less"),
+    [
+        ({"checkpoint_format": "gptq"}, 1),
+        ({}, 1),
+        ({"checkpoint_format": "gptq_v2"}, 0),
+        ({"packing_format": "auto_round:auto_gptq"}, 1),
+        ({"packing_format": "auto_round:gptqmodel"}, 0),
+    ],
+)
 def test_gptq_with_act_order_several_widths_and_either_zero_offset(
-    version: str | None, less: int, model: LoadedModel, tmp_path: Path
+    version: dict[str, str], less: int, model: LoadedModel, tmp_path: Path
 ) -> None:
     """``dynamic`` is there and not looked at: the shapes say the widths."""
     random = np.random.default_rng(0)
@@ -153,9 +174,14 @@ def test_gptq_with_act_order_several_widths_and_either_zero_offset(
         packed, values = gptq_layer(random, 64, columns, bits, groups, less, shuffled=groups == 2)
         tensors |= {f"{module}.{last}": part for last, part in packed.items()}
         expected[f"{module}.weight"] = values
-    settings = {"quant_method": "gptq", "bits": 4, "group_size": 32, "dynamic": {"+:(a+)+$": {"bits": 3}}}
-    settings |= {"checkpoint_format": version} if version else {}
-    folder = saved(tmp_path / "out", tensors, settings, model)
+    told: dict[str, Any] = {
+        "quant_method": "gptq",
+        "bits": 4,
+        "group_size": 32,
+        "dynamic": {"+:(a+)+$": {"bits": 3}},
+    }
+    told |= version | ({"quant_method": "auto-round"} if "packing_format" in version else {})
+    folder = saved(tmp_path / "out", tensors, told, model)
     held = {one.name: one for one in open_checkpoint(str(folder)).held}
     for name, values in expected.items():
         np.testing.assert_array_equal(held[name].whole().numpy(), values.astype(np.float32))
@@ -430,6 +456,35 @@ def gptq_names() -> dict[str, Tensor]:
     return {f"a.{last}": part for last, part in packed.items()}
 
 
+def test_it_writes_in_the_place_of_a_variant(model: LoadedModel, tmp_path: Path) -> None:
+    """The blind vote and the speed test name variants; a generation names it beside the recipe."""
+    recipe = mixed(model.info, ("int4/g32/sym",))
+    written(model, recipe, "gptq", tmp_path / "out")
+    ref = CheckpointRef(str(tmp_path / "out"), asked(tmp_path / "out", model).content)
+    rounded = VariantSpec(recipe.assignment())
+    variants = variants_of(FakeContext(model), model, [VariantSpec(), VariantSpec(checkpoint=ref), rounded])
+    answers = []
+    for variant in variants:
+        with variant.active() as active, torch.no_grad():
+            answers.append(active(TOKENS).logits)
+    assert not torch.allclose(answers[0], answers[1], atol=1e-3)
+    torch.testing.assert_close(answers[1], answers[2], rtol=1e-5, atol=1e-5)
+    request = GenerateRequest(
+        model.info.ref,
+        model.info.fingerprint,
+        "the cat",
+        recipe.assignment(),
+        5,
+        other={},
+        other_checkpoint=ref,
+    )
+    found = generate(FakeContext(model), request)
+    assert found.other == found.recipe
+    moved = replace(request, other_checkpoint=CheckpointRef("/elsewhere", ref.content))
+    assert request_key(moved) == request_key(request), "where it is makes no difference"
+    assert request_key(replace(request, other_checkpoint=None)) != request_key(request)
+
+
 # --- hostile files ---------------------------------------------------------------------------------------------------
 
 
@@ -497,6 +552,60 @@ def test_hostile_folders_are_refused_in_a_sentence(what: str, model: LoadedModel
     spoil(folder)
     with pytest.raises(QuantError, match=message):
         open_checkpoint(str(folder), [str(tmp_path)])
+
+
+@pytest.fixture(scope="module")
+def small(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small checkpoint of each kind of file."""
+    folder = tmp_path_factory.mktemp("small")
+    saved(folder / "gptq", gptq_names(), {"quant_method": "gptq"}, model)
+    values = np.zeros((4, 32), np.float32)
+    tensors = {"blk.0.ffn_down.weight": (Q.Q4_0, gguf.quants.quantize(values, Q.Q4_0))}
+    return {"gptq": folder / "gptq", "gguf": gguf_of(folder / "a.gguf", tensors)}
+
+
+@given(
+    kind=st.sampled_from(["gptq", "gguf"]),
+    place=st.integers(0, 400),
+    bytes_=st.one_of(
+        st.binary(min_size=1, max_size=9), st.sampled_from([b"\xff" * 8, b"\xff" * 7 + b"\x7f", b"\0" * 8])
+    ),
+    cut=st.sampled_from([None, 10, 100, 300]),
+)
+@settings(max_examples=150)
+def test_spoiled_bytes_are_read_or_refused_and_nothing_else(
+    kind: str, place: int, bytes_: bytes, cut: int | None, small: dict[str, Path]
+) -> None:
+    path = small[kind]
+    file = path if kind == "gguf" else path / "a.safetensors"
+    whole = file.read_bytes()
+    spoiled = whole[:place] + bytes_ + whole[place + len(bytes_) :]
+    try:
+        file.write_bytes(spoiled if cut is None else spoiled[:cut])
+        with suppress(QuantError):
+            for one in open_checkpoint(str(path)).held:
+                assert one.rows * one.columns <= 8 * len(whole), "no more than the file has room for"
+                one.whole()
+    finally:
+        file.write_bytes(whole)
+
+
+def test_numbers_of_things_that_a_gguf_has_no_room_for_are_refused(tmp_path: Path) -> None:
+    head = b"GGUF" + (3).to_bytes(4, "little")
+    key = (1).to_bytes(8, "little") + b"k" + (9).to_bytes(4, "little") + (0).to_bytes(4, "little")
+    one, many = (1).to_bytes(8, "little"), (2**62).to_bytes(8, "little")
+    for text, said in (
+        (head + many + one + b"\0" * 64, "ends too early"),
+        (head + one + many + b"\0" * 64, "ends too early"),
+        (head + one * 2 + key + many, "a list in it has"),
+        (head + one * 2 + many, "ends too early"),
+    ):
+        (tmp_path / "a.gguf").write_bytes(text + b"\0" * 64)
+        with pytest.raises(ExportError, match=said):
+            open_checkpoint(str(tmp_path / "a.gguf"))
+    (tmp_path / "a-00001-of-99999.gguf").touch()
+    with pytest.raises(ExportError, match="says it is one of 99999 parts"):
+        open_checkpoint(str(tmp_path / "a-00001-of-99999.gguf"))
 
 
 @pytest.mark.parametrize("last", ["qweight", "qzeros", "scales", "g_idx"])

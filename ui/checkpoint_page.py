@@ -202,6 +202,7 @@ def frame(found: QuantizedCheckpoint) -> pd.DataFrame:
     rows = [
         (
             one.name,
+            one.unit if one.unit not in ("", one.name) else None,
             one.holds + (", rescaled" if one.rescaled else ""),
             format_name(one.format) if one.format else "",
             f"{one.rows} × {one.columns}",
@@ -212,6 +213,16 @@ def frame(found: QuantizedCheckpoint) -> pd.DataFrame:
         )
         for one in found.weights
     ]
-    names = ["Weight", "Holds", "Format here", "Shape", "Bits", "Size (MB)", "Error", "SQNR (dB)"]
+    names = [
+        "Weight",
+        "In the original",
+        "Holds",
+        "Format here",
+        "Shape",
+        "Bits",
+        "Size (MB)",
+        "Error",
+        "SQNR (dB)",
+    ]
     table = pd.DataFrame(rows, columns=names)
     return table.dropna(axis="columns", how="all")

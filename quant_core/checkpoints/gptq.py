@@ -32,11 +32,13 @@ def held(stored: Stored, settings: Mapping[str, Any]) -> Iterator[Held | Unread]
         ExportError: Its tensors do not fit each other, or the layout is one that is not read here.
     """
     form = settings.get("checkpoint_format") or "gptq"
-    if "auto_gptq" in str(settings.get("packing_format")):
-        form = "gptq"
+    if settings.get("packing_format"):  # AutoRound's, ``auto_round_extension/torch/qlinear_torch*.py``
+        form = {"auto_gptq": "gptq", "gptqmodel": "gptq_v2"}.get(
+            str(settings["packing_format"]).split(":")[-1]
+        )
     if form not in _LAYOUTS:
         raise ExportError(
-            f"The layers are packed for {form!r}, which is not read here.",
+            f"The layers are packed for {form or settings['packing_format']!r}, which is not read here.",
             "Choose the checkpoint as GPTQModel writes it (gptq or gptq_v2).",
         )
     for name in stored.names:

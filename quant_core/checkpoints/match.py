@@ -134,7 +134,9 @@ def match(found: Quantized, original: Original) -> Matched:
 
 
 class _Plainly:
-    """Hugging Face's names."""
+    """Hugging Face's names. ``own`` and ``name`` tell a name of the checkpoint and of the original as compared,
+    ``plain`` which tensor of the checkpoint is one of the original's, ``heads`` how many heads are to be reordered.
+    """
 
     def __init__(self, found: Quantized) -> None:
         self._held = {self.own(one.name): one for one in found.held}
@@ -193,7 +195,7 @@ class _Plainly:
 
 
 class _Gguf:
-    """llama.cpp's names."""
+    """llama.cpp's names; for methods see ``_Plainly``."""
 
     def __init__(self, found: Quantized, original: Original) -> None:
         self._held = {(one.name, one.expert): one for one in found.held}
@@ -257,7 +259,7 @@ def _shapes(held: Held, rows: int, columns: int) -> str:
 def _check_shape(found: Quantized, original: Original) -> None:
     """Refuse an original of another architecture, depth or width, as far as both say what theirs are."""
     config = original.config
-    mine = (config.num_hidden_layers, config.hidden_size)
+    mine = (getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None))
     kind = str(config.model_type)
     if found.keys:
         if kind not in ARCHITECTURES:
@@ -274,7 +276,8 @@ def _check_shape(found: Quantized, original: Original) -> None:
             next((found.config[name] for name in names if name in found.config), None)
             for names in (("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"))
         ]
-    differ = any(isinstance(size, int) and size != own for size, own in zip(sizes, mine, strict=True))
+    both = [(size, own) for size, own in zip(sizes, mine, strict=True) if isinstance(size, int) and own]
+    differ = any(size != own for size, own in both)
     if differ or (found.keys and theirs != kind):
         raise ExportError(
             f"{found.title} was not made from {original.title}: it is {_told(theirs, sizes)}, and {original.title} is "

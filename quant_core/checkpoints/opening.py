@@ -116,8 +116,7 @@ def open_checkpoint(path: str, roots: Sequence[str] = ()) -> Quantized:
             f"{title_of(here)} says it is quantized ({title}), and holds no quantized weight.",
             "Download it again, or open it as a model on Start.",
         )
-    order = {name: place for place, name in enumerate(stored.names)}
-    held.sort(key=lambda one: order[one.parts[0]])
+    held.sort(key=lambda one: [(part.isdigit(), part.zfill(9)) for part in one.name.split(".")])
     return Quantized(
         title=title_of(here),
         method=title,

@@ -121,7 +121,8 @@ def check(folder: Path, title: str) -> Checkpoint:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
         raise ModelError(
             f"{title} is already quantized ({method or 'an unnamed method'}).",
-            "Choose the original checkpoint, in 16 or 32 bits.",
+            "Choose the original checkpoint, in 16 or 32 bits; the Checkpoint page and the command 'import' say what "
+            "this one holds.",
         )
     values: Counter[str] = Counter()
     shapes = []
