@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from quant_core.checkpoints.base import Held
 from quant_core.checkpoints.opening import open_checkpoint
 from quant_core.checkpoints.run import read
 from quant_core.errors import ExportError, QuantError
@@ -43,6 +44,11 @@ ROLES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj")
 def asked(path: Path, loaded: LoadedModel | None = None) -> QuantizedCheckpoint:
     model, mark = (loaded.info.ref, loaded.info.fingerprint) if loaded else (None, "")
     return read(FakeContext(), ImportRequest(str(path), "", model, mark))
+
+
+def values_of(one: Held) -> Tensor:
+    """All of a matrix, (rows, columns) float32."""
+    return one.read(0, one.rows)
 
 
 def by_name(found: QuantizedCheckpoint) -> dict[str, HeldWeight]:
@@ -184,7 +190,7 @@ def test_gptq_with_act_order_several_widths_and_either_zero_offset(
     folder = saved(tmp_path / "out", tensors, told, model)
     held = {one.name: one for one in open_checkpoint(str(folder)).held}
     for name, values in expected.items():
-        np.testing.assert_array_equal(held[name].whole().numpy(), values.astype(np.float32))
+        np.testing.assert_array_equal(values_of(held[name]).numpy(), values.astype(np.float32))
     holds = [held[name].holds for name in expected]
     assert holds[0] == "int4, groups of 32, zero points, act-order"
     assert holds[1].startswith("int3, one scale an output")
@@ -274,7 +280,7 @@ def test_what_compressed_tensors_compresses_is_read_as_it_decompresses_it(
     held = {one.name: one for one in open_checkpoint(str(folder)).held}
     for name, (holds, values) in expected.items():
         assert held[name].holds == holds
-        torch.testing.assert_close(held[name].whole(), values.float(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(values_of(held[name]), values.float(), rtol=1e-6, atol=0)
 
 
 def test_fp8_in_squares_is_read_by_the_side_of_a_square(tmp_path: Path, model: LoadedModel) -> None:
@@ -284,7 +290,7 @@ def test_fp8_in_squares_is_read_by_the_side_of_a_square(tmp_path: Path, model: L
     folder = saved(tmp_path / "out", tensors, {"quant_method": "fp8", "weight_block_size": [128, 128]}, model)
     (one,) = open_checkpoint(str(folder)).held
     assert (one.holds, one.format) == ("FP8 (E4M3), squares of 128", "fp8_e4m3/b128")
-    values = one.whole()
+    values = values_of(one)
     assert values[127, 127] == weight[127, 127].float()
     assert values[128, 256] == 6 * weight[128, 256].float()
     assert one.read(128, 129).equal(values[128:129])
@@ -309,7 +315,7 @@ def test_what_bitsandbytes_saves_is_read_as_it_computes(
     held = {one.name: one for one in open_checkpoint(str(tmp_path / "out")).held}
     for weight in found.quantized:
         expected = whole.get_parameter(weight.name).detach().float()
-        torch.testing.assert_close(held[weight.name].whole(), expected, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(values_of(held[weight.name]), expected, rtol=1e-6, atol=1e-7)
 
 
 def gguf_of(path: Path, tensors: dict[str, tuple[gguf.GGMLQuantizationType, Any]], **keys: int) -> Path:
@@ -341,7 +347,7 @@ def test_k_and_i_quants_are_listed_and_read(kind: gguf.GGMLQuantizationType, tmp
     assert (weight.rows, weight.columns, weight.bits) == (4, block, 8 * raw.size)
     assert weight.holds == f"{kind.name}, blocks of {block}, {8 * size / block:.4g} bits"
     (held,) = open_checkpoint(str(path)).held
-    np.testing.assert_array_equal(held.whole().numpy(), gguf.quants.dequantize(raw, kind))
+    np.testing.assert_array_equal(values_of(held).numpy(), gguf.quants.dequantize(raw, kind))
     np.testing.assert_array_equal(held.read(1, 3).numpy(), gguf.quants.dequantize(raw[1:3], kind))
 
 
@@ -585,7 +591,7 @@ def test_spoiled_bytes_are_read_or_refused_and_nothing_else(
         with suppress(QuantError):
             for one in open_checkpoint(str(path)).held:
                 assert one.rows * one.columns <= 8 * len(whole), "no more than the file has room for"
-                one.whole()
+                values_of(one)
     finally:
         file.write_bytes(whole)
 
@@ -616,4 +622,4 @@ def test_shapes_that_do_not_fit_are_refused_before_they_are_read(
     tensors[f"a.{last}"] = tensors[f"a.{last}"][:-1] if last != "qzeros" else tensors["a.qzeros"][:, :-1]
     folder = saved(tmp_path / "out", tensors, {"quant_method": "gptq"}, model)
     with pytest.raises(ExportError, match=r"fit each other|has the shape|no matrix's"):
-        [one.whole() for one in open_checkpoint(str(folder)).held]
+        [values_of(one) for one in open_checkpoint(str(folder)).held]

@@ -189,6 +189,9 @@ def test_it_is_among_the_runs_in_words_and_is_handed_on_without_its_place(
     app = open_page("runs", run=key)
     assert "error against the original 0.200 of the weights' size" in texts(app).replace("\\", "")
     assert "Open what it holds" in [link.proto.label for link in app.get("page_link")]
+    keep(home, asked(home, folder, None), found(None))
+    app = open_page("runs", **{"run": key, "with": workspace.key_of(asked(home, folder, None))})
+    assert not app.exception
     with (tmp_path / "runs.zip").open("wb") as file:
         workspace.export_runs([key], file)
     assert str(folder).encode() not in (tmp_path / "runs.zip").read_bytes()

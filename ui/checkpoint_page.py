@@ -217,7 +217,7 @@ def frame(found: QuantizedCheckpoint) -> pd.DataFrame:
         "Weight",
         "In the original",
         "Holds",
-        "Format here",
+        "QuantLens format",
         "Shape",
         "Bits",
         "Size (MB)",

@@ -38,10 +38,6 @@ class Held:
     by_rows: bool = False
     """Whether some rows can be read without reading all."""
 
-    def whole(self) -> Tensor:
-        """All of it, (rows, columns) float32."""
-        return self.read(0, self.rows)
-
 
 @dataclass(frozen=True)
 class Unread:
@@ -71,7 +67,6 @@ class Quantized:
     """``config.json``; empty for a GGUF file."""
     keys: Mapping[str, Any] = field(default_factory=dict)
     """A GGUF file's metadata."""
-    notes: tuple[str, ...] = ()
 
 
 def known(name: str) -> str:

@@ -15,6 +15,8 @@ from torch import Tensor
 _SUSPECT = 0.05
 """Relative error from which a matrix may have been rescaled: INT4 makes more, AWQ's scales seldom less."""
 _ROUNDS = 3
+_ROWS = 256
+"""Whose squares are added up at once."""
 _BETTER = 0.25
 """Share of the squared error that rescaling must leave at most to be believed."""
 
@@ -35,14 +37,18 @@ def distance(values: Tensor, original: Tensor, *, whole: bool) -> Distance:
     Not finite if the values are not.
     """
     origin = original.detach().cpu().float()
-    squares = float((values - origin).double().square().sum())
-    norm = float(origin.double().square().sum())
+    squares, norm = _squares(values - origin), _squares(origin)
     if not whole or not squares > _SUSPECT**2 * norm:
         return Distance(squares, norm, False)
-    undone = float((_undone(values, origin) - origin).double().square().sum())
+    undone = _squares(_undone(values, origin) - origin)
     if undone <= _BETTER * squares:
         return Distance(undone, norm, True)
     return Distance(squares, norm, False)
+
+
+def _squares(values: Tensor) -> float:
+    """The sum of squares, in float64 without a copy of all values in it."""
+    return sum(float(some.double().square().sum()) for some in values.split(_ROWS))
 
 
 def _undone(values: Tensor, original: Tensor) -> Tensor:

@@ -41,8 +41,10 @@ def read(context: Context, request: ImportRequest) -> QuantizedCheckpoint:
     found = open_checkpoint(request.checkpoint, request.roots)
     original = matched = None
     if request.model is not None:
+        context.progress(0.0, "checking the original's files")
         original = _original(request.model, request.roots, request.fingerprint)
         matched = match(found, original)
+    context.progress(0.0, "hashing the checkpoint's files")
     content = content_of(located(request.checkpoint, request.roots)[1], context.check_cancelled)
     unmatched = [Unmatched(one.name, one.reason) for one in found.unread]
     weights: dict[int, HeldWeight] = {id(one): _told(one) for one in found.held}
@@ -141,7 +143,7 @@ def _told(
 
 
 def _notes(found: Quantized, weights: Sequence[HeldWeight], matched: Matched | None) -> tuple[str, ...]:
-    notes = list(found.notes)
+    notes = []
     rescaled = sum(one.rescaled for one in weights)
     if rescaled:
         notes.append(

@@ -139,7 +139,7 @@ def scaled(codes: Tensor, scales: Tensor, size: int) -> Tensor:
 
 
 def unpack_rows(words: Tensor, bits: int, columns: int) -> Tensor:
-    """Undo ``export._common.pack_rows``: unsigned codes (rows, columns) as int16, from int32 words lowest bits first.
+    """Unsigned codes (rows, columns) as int16, from int32 words, lowest bits first.
 
     The words of a row are one stream of bits, in which a code may straddle two: 32 codes fill ``bits`` words.
     """
