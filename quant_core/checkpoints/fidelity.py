@@ -16,7 +16,7 @@ _SUSPECT = 0.05
 """Relative error from which a matrix may have been rescaled: INT4 makes more, AWQ's scales seldom less."""
 _ROUNDS = 3
 _ROWS = 256
-"""Whose squares are added up at once."""
+"""That are looked at first, and whose squares are added up at once."""
 _BETTER = 0.25
 """Share of the squared error that rescaling must leave at most to be believed."""
 
@@ -38,12 +38,18 @@ def distance(values: Tensor, original: Tensor, *, whole: bool) -> Distance:
     """
     origin = original.detach().cpu().float()
     squares, norm = _squares(values - origin), _squares(origin)
-    if not whole or not squares > _SUSPECT**2 * norm:
-        return Distance(squares, norm, False)
-    undone = _squares(_undone(values, origin) - origin)
-    if undone <= _BETTER * squares:
-        return Distance(undone, norm, True)
+    step = -(-len(origin) // _ROWS)  # some of the rows tell whether a look at all of them is worth its time
+    if whole and squares > _SUSPECT**2 * norm and _explained(values[::step], origin[::step]) is not None:
+        undone = _explained(values, origin)
+        if undone is not None:
+            return Distance(undone, norm, True)
     return Distance(squares, norm, False)
+
+
+def _explained(values: Tensor, original: Tensor) -> float | None:
+    """What rescaling leaves of |W' - W|^2; None where that is more than a small part of it."""
+    undone = _squares(_undone(values, original) - original)
+    return undone if undone <= _BETTER * _squares(values - original) else None
 
 
 def _squares(values: Tensor) -> float:

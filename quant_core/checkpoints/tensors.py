@@ -143,6 +143,10 @@ def unpack_rows(words: Tensor, bits: int, columns: int) -> Tensor:
 
     The words of a row are one stream of bits, in which a code may straddle two: 32 codes fill ``bits`` words.
     """
+    if 8 % bits == 0:  # no code straddles two bytes
+        packed = words.contiguous().view(torch.uint8)
+        parts = [packed >> shift & (2**bits - 1) for shift in range(0, 8, bits)]
+        return torch.stack(parts, dim=-1).flatten(1)[:, :columns].to(torch.int16)
     rows, count = words.shape
     groups = torch.nn.functional.pad(words, (0, -count % bits)).reshape(rows, -1, bits)
     codes = torch.empty(rows, groups.shape[1], 32, dtype=torch.int16)
