@@ -524,6 +524,20 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: _link(folder / "a.safetensors"),
         "a link that leads out",
     ),
+    "a configuration out of the folder": (
+        lambda folder: _link(folder / "config.json"),
+        "a link that leads out",
+    ),
+    "a tensor whose name is a link": (
+        lambda folder: save_file({"[x](http://x).qweight": torch.zeros(1)}, folder / "a.safetensors"),
+        "a name that no tensor has",
+    ),
+    "a method whose name is a link": (
+        lambda folder: _write(
+            folder / "config.json", '{"quantization_config": {"quant_method": "[x](http://x)"}}'
+        ),
+        "quantized by xhttp:x, which",
+    ),
     "a header longer than the file": (
         lambda folder: (folder / "a.safetensors").write_bytes((2**60).to_bytes(8, "little") + b"{}"),
         "a.safetensors is damaged",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from quant_core.checkpoints.base import Held, Unread, in_groups, integer
-from quant_core.checkpoints.tensors import AGAIN, Stored, unpack_rows
+from quant_core.checkpoints.tensors import AGAIN, Stored, unpack_rows, word
 from quant_core.errors import ExportError
 
 BITS = 4
@@ -33,7 +33,7 @@ def held(stored: Stored, settings: Mapping[str, Any]) -> Iterator[Held | Unread]
     form, bits = str(settings.get("version") or "gemm").lower(), settings.get("bits", BITS)
     if form != "gemm" or bits != BITS:
         raise ExportError(
-            f"The layers are packed for AWQ's {form!r} in {bits} bits, which is not read here.",
+            f"The layers are packed for AWQ's {word(form)} in {word(bits)} bits, which is not read here.",
             "Choose a checkpoint of version GEMM in 4 bits, the usual one.",
         )
     for name in stored.names:

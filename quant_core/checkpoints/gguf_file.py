@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quant_core.checkpoints.tensors import is_name
 from quant_core.errors import ExportError
 
 _SCALARS = dict(enumerate(("B", "b", "H", "h", "I", "i", "f", "?"))) | {10: "Q", 11: "q", 12: "d"}
@@ -126,6 +127,8 @@ class GgufFile:
 
     def _tensor(self) -> tuple[str, int, tuple[int, ...], int]:
         name = self._text()
+        if not is_name(name):
+            self._damaged("a tensor in it has a name that no tensor has")
         (dimensions,) = self._numbers("<I")
         if not 1 <= dimensions <= _DIMENSIONS:
             self._damaged(f"{name} has {dimensions} dimensions")

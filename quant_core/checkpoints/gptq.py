@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from quant_core.checkpoints.base import Held, Unread, in_groups, integer
-from quant_core.checkpoints.tensors import AGAIN, Stored, unpack_rows, width
+from quant_core.checkpoints.tensors import AGAIN, Stored, unpack_rows, width, word
 from quant_core.errors import ExportError
 
 _LAYOUTS = {"gptq": 1, "gptq_v2": 0}
@@ -38,7 +38,7 @@ def held(stored: Stored, settings: Mapping[str, Any]) -> Iterator[Held | Unread]
         )
     if form not in _LAYOUTS:
         raise ExportError(
-            f"The layers are packed for {form or settings['packing_format']!r}, which is not read here.",
+            f"The layers are packed for {word(form or settings['packing_format'])}, which is not read here.",
             "Choose the checkpoint as GPTQModel writes it (gptq or gptq_v2).",
         )
     for name in stored.names:

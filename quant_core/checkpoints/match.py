@@ -17,6 +17,7 @@ from torch import Tensor
 
 from quant_core.checkpoints.base import Held, Quantized
 from quant_core.checkpoints.gguf_names import ARCHITECTURES, Names, apart
+from quant_core.checkpoints.tensors import word
 from quant_core.errors import ExportError
 from quant_core.models.layout import Place
 from quant_core.models.stored import StoredTensors
@@ -268,10 +269,10 @@ def _check_shape(found: Quantized, original: Original) -> None:
                 f"It is known of {', '.join(ARCHITECTURES)}; leave the original out to see what the file holds.",
             )
         kind = gguf.MODEL_ARCH_NAMES[ARCHITECTURES[kind]]
-        theirs = str(found.keys.get("general.architecture", "unknown"))[:40]
+        theirs = word(found.keys.get("general.architecture", "unknown"))
         sizes = [found.keys.get(f"{theirs}.{name}") for name in ("block_count", "embedding_length")]
     else:
-        theirs = str(found.config.get("model_type", "unknown"))[:40]
+        theirs = word(found.config.get("model_type", "unknown"))
         sizes = [
             next((found.config[name] for name in names if name in found.config), None)
             for names in (("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"))

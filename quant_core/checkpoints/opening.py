@@ -17,7 +17,7 @@ from torch import Tensor
 
 from quant_core.checkpoints import awq, bitsandbytes, compressed_tensors, gguf, gptq
 from quant_core.checkpoints.base import Held, Quantized, Unread
-from quant_core.checkpoints.tensors import FLOATS, Stored, read_json
+from quant_core.checkpoints.tensors import AGAIN, FLOATS, Stored, is_name, read_json, word
 from quant_core.errors import ExportError
 from quant_core.folders import confined, within
 from quant_core.models.sources import weight_files
@@ -33,6 +33,7 @@ _READERS: dict[str, tuple[str, Reader]] = {
 }
 """How layers are read, by ``quant_method`` of ``config.json``."""
 _KINDS = {"F64": "64-bit float", "F32": "32-bit float", "F16": "16-bit float", "BF16": "bfloat16"}
+_SMALL = ("config.json", "quantize_config.json", "model.safetensors.index.json")
 _CHUNK = 1 << 24
 
 
@@ -53,19 +54,25 @@ def located(path: str, roots: Sequence[str]) -> tuple[Path, list[Path]]:
     if here.suffix == ".gguf" and here.is_file():
         files = gguf.files(here)
     elif here.is_dir():
+        _check_links([here / name for name in _SMALL if (here / name).is_file()], allowed)
         files = weight_files(here, title_of(here))
     else:
         raise ExportError(
             f"There is no quantized checkpoint {str(here)!r}.",
             "Give a folder with config.json and safetensors weights, or a .gguf file.",
         )
+    _check_links(files, allowed)
+    return here, files
+
+
+def _check_links(files: Sequence[Path], allowed: Sequence[Path]) -> None:
+    """Refuse a file whose links lead out of the folders allowed, if there are any."""
     for file in files:
         if allowed and not within(file.resolve(), allowed):
             raise ExportError(
                 f"{file.name} is a link that leads out of the folders this dashboard may read.",
                 "Put the file itself there, or start with QUANTLENS_MODEL_ROOTS set to a folder that holds it.",
             )
-    return here, files
 
 
 def open_checkpoint(path: str, roots: Sequence[str] = ()) -> Quantized:
@@ -93,6 +100,8 @@ def open_checkpoint(path: str, roots: Sequence[str] = ()) -> Quantized:
         )
     title, reader = _reader(settings, title_of(here))
     stored = Stored(here, files)
+    if not all(map(is_name, stored.names)):
+        raise ExportError(f"A tensor of {title_of(here)} has a name that no tensor has.", AGAIN)
     found = list(reader(stored, settings))
     held = [one for one in found if isinstance(one, Held)]
     unread = [one for one in found if isinstance(one, Unread)]
@@ -135,7 +144,7 @@ def _reader(settings: Mapping[str, Any], title: str) -> tuple[str, Reader]:
         method = "awq" if "awq" in str(settings.get("packing_format")) else "gptq"
     if method not in _READERS:
         raise ExportError(
-            f"{title} is quantized by {method or 'an unnamed method'}, which is not read here.",
+            f"{title} is quantized by {word(method) if method else 'an unnamed method'}, which is not read here.",
             f"Choose one of {', '.join(name for name, _ in _READERS.values())}, or GGUF.",
         )
     return _READERS[method]

@@ -8,6 +8,7 @@ is allocated by a number that a file merely claims.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,16 @@ _BITS = {
 }  # fmt: skip
 """Bits of a value by safetensors' name of its dtype."""
 FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+def is_name(text: str) -> bool:
+    """Whether a tensor may be called so: names reach messages and charts, which read marks and tags."""
+    return re.fullmatch(r"[\w.:-]{1,400}", text) is not None
+
+
+def word(value: Any) -> str:
+    """What a file calls something, as a sentence may repeat it."""
+    return re.sub(r"[^\w.:-]", "", str(value))[:40] or "unnamed"
 
 
 class Stored:
