@@ -202,27 +202,18 @@ def frame(found: QuantizedCheckpoint) -> pd.DataFrame:
     rows = [
         (
             one.name,
-            one.unit if one.unit not in ("", one.name) else None,
             one.holds + (", rescaled" if one.rescaled else ""),
-            format_name(one.format) if one.format else "",
-            f"{one.rows} × {one.columns}",
             one.bits_per_weight,
-            one.bits / 8e6,
             one.error,
             one.sqnr_db,
+            one.bits / 8e6,
+            f"{one.rows} × {one.columns}",
+            one.unit if one.unit not in ("", one.name) else None,
+            format_name(one.format) if one.format else None,
         )
         for one in found.weights
     ]
     names = [
-        "Weight",
-        "In the original",
-        "Holds",
-        "QuantLens format",
-        "Shape",
-        "Bits",
-        "Size (MB)",
-        "Error",
-        "SQNR (dB)",
-    ]
-    table = pd.DataFrame(rows, columns=names)
-    return table.dropna(axis="columns", how="all")
+        "Weight", "Holds", "Bits", "Error", "SQNR (dB)", "Size (MB)", "Shape", "In the original", "QuantLens format"
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=names).dropna(axis="columns", how="all")
