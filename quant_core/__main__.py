@@ -1,7 +1,7 @@
 """The command line: the dashboard's jobs without a browser.
 
-``python -m quant_core models | formats | weights | sensitivity | recipe | calibrate | evaluate | export | speed |
-report | train | generate | runs | reproduce | catalog``.
+``python -m quant_core models | formats | weights | sensitivity | recipe | calibrate | evaluate | export | import |
+speed | report | train | generate | runs | reproduce | catalog``.
 Progress goes to standard error, the answer to standard output (one JSON object with ``--json``). The exit code is 0, 1
 for a failure, 2 for wrong usage, and 130 if it was interrupted, which also cancels the job.
 """

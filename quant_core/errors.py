@@ -45,7 +45,7 @@ class RecipeError(QuantError):
 
 
 class ExportError(QuantError):
-    """A model cannot be written for a runtime, or what was written cannot be read back."""
+    """A model cannot be written for a runtime, or a quantized checkpoint cannot be read."""
 
 
 class JobError(QuantError):

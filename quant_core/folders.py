@@ -24,7 +24,9 @@ class Folder:
     kind: str = ""
     """The architecture that its config.json names; empty where it holds no model."""
     bytes: int = 0
-    """Of its safetensors files."""
+    """Of its safetensors files, or of a file."""
+    method: str = ""
+    """How it is quantized (``gptq``, ``GGUF``); empty where it is not."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ def within(path: Path, roots: Sequence[Path]) -> bool:
     return any(path.is_relative_to(root.expanduser().resolve()) for root in roots)
 
 
-def listing(folder: Path, roots: Sequence[Path]) -> Listing:
-    """What lies in a folder. Hidden folders and links that lead out of the roots are left out.
+def listing(folder: Path, roots: Sequence[Path], *, files: bool = False) -> Listing:
+    """What lies in a folder, GGUF ``files`` too if asked. Hidden folders and links out of the roots are left out.
 
     Raises:
         ModelError: There is no such folder, it lies outside the roots, or it cannot be read.
@@ -69,7 +71,11 @@ def listing(folder: Path, roots: Sequence[Path]) -> Listing:
         )
     here = confined(folder, roots)
     try:
-        names = sorted(path for path in here.iterdir() if not path.name.startswith(".") and path.is_dir())
+        names = sorted(
+            path
+            for path in here.iterdir()
+            if not path.name.startswith(".") and (path.is_dir() or (files and _is_gguf(path)))
+        )
     except OSError as error:
         raise ModelError(
             f"The folder {str(here)!r} cannot be read: {error.strerror}.", "Choose another."
@@ -85,8 +91,14 @@ def listing(folder: Path, roots: Sequence[Path]) -> Listing:
     )
 
 
+def _is_gguf(path: Path) -> bool:
+    return path.suffix == ".gguf" and path.is_file()
+
+
 def _folder(path: Path, roots: Sequence[Path]) -> Folder:
     """A folder, and the model in it if there is one."""
+    if _is_gguf(path):
+        return Folder(path, path.name, "GGUF", path.stat().st_size, "GGUF")
     plain = Folder(path.resolve(), path.name)
     config = path / "config.json"
     try:
@@ -96,8 +108,12 @@ def _folder(path: Path, roots: Sequence[Path]) -> Folder:
         if not weights or config.stat().st_size > _CONFIG_BYTES:
             return plain
         data = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return plain
     names = data.get("architectures") if isinstance(data, dict) else None
     kind = names[0] if isinstance(names, list) and names else "a model"
-    return Folder(plain.path, plain.name, str(kind), sum(weights))
+    settings = data.get("quantization_config") if isinstance(data, dict) else None
+    method = str(settings.get("quant_method") or "quantized")[:40] if isinstance(settings, dict) else ""
+    if not method and (path / "quantize_config.json").is_file():
+        method = "gptq"
+    return Folder(plain.path, plain.name, str(kind), sum(weights), method)

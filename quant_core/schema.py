@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -313,6 +314,16 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class CheckpointRef:
+    """A quantized checkpoint that was read: where it is, and what it held then."""
+
+    path: str
+    """A folder or a GGUF file, absolute."""
+    content: str
+    """Hash of its files of weights; see ``QuantizedCheckpoint.content``."""
+
+
+@dataclass(frozen=True)
 class Setup:
     """What is done to the model as a whole, beside the format of each weight."""
 
@@ -506,6 +517,8 @@ class GenerateRequest:
     other: Mapping[str, str] | None = None
     """A further recipe; like ``assignment``."""
     other_setup: Setup = Setup()
+    other_checkpoint: CheckpointRef | None = None
+    """A quantized checkpoint that writes in the place of a further recipe; ``other`` is then empty."""
 
 
 @dataclass(frozen=True)
@@ -599,6 +612,8 @@ class VariantSpec:
     setup: Setup = Setup()
     label: str = ""
     """What to call it on screen."""
+    checkpoint: CheckpointRef | None = None
+    """A quantized checkpoint whose values stand in for all weights, with nothing rounded; None for none."""
 
 
 @dataclass(frozen=True)
@@ -753,6 +768,21 @@ class RuntimeSpeedRequest:
         return self.export.recipe.setup
 
 
+@dataclass(frozen=True)
+class ImportRequest:
+    """Say what a quantized checkpoint holds, and how far it is from an original. Answer: ``QuantizedCheckpoint``."""
+
+    checkpoint: str
+    """A folder or a GGUF file, absolute."""
+    signature: str
+    """Sizes and times of its files, so that a changed one is read again."""
+    model: ModelRef | None = None
+    """The original; None to compare with none."""
+    fingerprint: str = ""
+    """The original's."""
+    roots: tuple[str, ...] = ()
+
+
 Request = (
     InspectRequest
     | SensitivityRequest
@@ -777,6 +807,7 @@ Request = (
     | CatalogRequest
     | ExportRequest
     | RuntimeSpeedRequest
+    | ImportRequest
 )
 
 
@@ -1456,6 +1487,89 @@ class RuntimeSpeeds:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class HeldWeight:
+    """A matrix of a quantized checkpoint."""
+
+    name: str
+    """As its files name it, with ``[e]`` for one expert of a tensor that holds several."""
+    unit: str
+    """The original's unit that it is; empty where it is none, or no original was named."""
+    holds: str
+    """What it holds, in words."""
+    format: str
+    """Full name of our format that holds the same; empty where none does."""
+    quantized: bool
+    rows: int
+    columns: int
+    bits: int
+    """All stored bits, scales counted."""
+    error: float | None
+    """|W' - W| / |W|, W the original's; None where it was not compared."""
+    rescaled: bool = False
+    """Whether its inputs or outputs are rescaled, as AWQ does; the error is then of what is left once it is undone."""
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits a weight."""
+        return self.bits / (self.rows * self.columns)
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """10 log10(|W|^2 / |W' - W|^2); None where nothing changed or nothing was compared."""
+        return -20 * math.log10(self.error) if self.error else None
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """A weight of a checkpoint or of its original that has no counterpart or cannot be read, and why, a sentence."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class QuantizedCheckpoint:
+    """What a quantized checkpoint holds, in the order of its files."""
+
+    title: str
+    method: str
+    """How it is packed (``GPTQ``, ``GGUF``)."""
+    content: str
+    """A 24-digit hash of its files of weights."""
+    fingerprint: str
+    """The original's; empty without one."""
+    original: str
+    """What to call the original; empty without one."""
+    weights: tuple[HeldWeight, ...]
+    other_bits: int
+    """Stored bits of all that is no matrix."""
+    bytes: int
+    """Of its files of weights."""
+    error: float | None
+    """Over all quantized weights that were compared: the root of the summed |W' - W|^2 over the summed |W|^2."""
+    unmatched: tuple[Unmatched, ...]
+    seconds: float
+    notes: tuple[str, ...] = ()
+    """What to know of it, a sentence each."""
+
+    @property
+    def quantized(self) -> tuple[HeldWeight, ...]:
+        """The matrices that are not plain floats."""
+        return tuple(weight for weight in self.weights if weight.quantized)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits a quantized weight, scales counted; 0 without any."""
+        values = sum(weight.rows * weight.columns for weight in self.quantized)
+        return sum(weight.bits for weight in self.quantized) / values if values else 0.0
+
+    @property
+    def compared(self) -> int:
+        """How many matrices were compared with the original's."""
+        return sum(weight.error is not None for weight in self.weights)
+
+
 Result = (
     Catalog
     | ModelInfo
@@ -1479,6 +1593,7 @@ Result = (
     | Downloaded
     | Exported
     | RuntimeSpeeds
+    | QuantizedCheckpoint
 )
 
 

@@ -87,8 +87,8 @@ from quant_core.schema import (
 )
 from quant_core.store import default_home
 from quant_core.store.exchange import read_runs, write_runs
-from quant_core.store.keys import folder_signature
-from quant_core.store.kinds import Modelless, model_name, trained_by
+from quant_core.store.keys import checkpoint_signature, folder_signature, request_key
+from quant_core.store.kinds import Modelless, model_name, trained_by, without_paths
 from quant_core.store.results import SavedRecipe
 from quant_core.store.runs import line_of
 from quant_core.store.votes import Choice, Vote
@@ -333,6 +333,8 @@ class Workspace:
     def result(self, request: schema.ExportRequest) -> schema.Exported | None: ...
     @overload
     def result(self, request: schema.RuntimeSpeedRequest) -> schema.RuntimeSpeeds | None: ...
+    @overload
+    def result(self, request: schema.ImportRequest) -> schema.QuantizedCheckpoint | None: ...
     def result(self, request: Request) -> Result | None:
         """The stored answer to ``request``; None if there is none yet."""
         return self._client.result(request)
@@ -393,6 +395,10 @@ class Workspace:
     def run(
         self, request: schema.RuntimeSpeedRequest, on_progress: Watch | None = None
     ) -> schema.RuntimeSpeeds: ...
+    @overload
+    def run(
+        self, request: schema.ImportRequest, on_progress: Watch | None = None
+    ) -> schema.QuantizedCheckpoint: ...
     def run(self, request: Request, on_progress: Watch | None = None) -> Result:
         """Ask and wait; raises like ``wait``."""
         return self.wait(self.submit(request), on_progress)
@@ -585,9 +591,9 @@ class Workspace:
         sweeps, proofs, evaluations, trainings = (counts.get(kind, 0) for kind in kinds)
         return Finished(sweeps, proofs, evaluations, trainings, tuple(saved))
 
-    def folders(self, folder: Path) -> folders.Listing:
-        """What lies in a folder; ``ModelError`` if it may not be read."""
-        return folders.listing(folder, self._roots)
+    def folders(self, folder: Path, *, files: bool = False) -> folders.Listing:
+        """What lies in a folder, GGUF ``files`` too if asked; ``ModelError`` if it may not be read."""
+        return folders.listing(folder, self._roots, files=files)
 
     def room(self, model: schema.HubModel) -> Room:
         """What a model on the hub meets on this machine."""
@@ -822,6 +828,64 @@ class Workspace:
         names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
         free = next(path for each in names if not (path := self.exports / each).exists())
         return self.export_request(info, recipe, target, str(free))
+
+    # --- quantized checkpoints
+
+    def import_request(self, path: str, info: ModelInfo | None) -> schema.ImportRequest:
+        """What the job that reads a quantized checkpoint is asked, beside the original ``info`` if there is one.
+
+        Raises:
+            ModelError: There is no such folder or file, or it lies where none may be read.
+        """
+        place = Path(path.strip()).expanduser().absolute()
+        folders.confined(place if place.is_dir() else place.parent, self._roots)
+        signature = checkpoint_signature(place)
+        if not (path.strip() and signature):
+            raise ModelError(
+                f"There is no folder and no file {path.strip()!r}.",
+                "Give a folder with config.json and safetensors weights, or a .gguf file.",
+            )
+        roots = tuple(map(str, self._roots))
+        model, fingerprint = (info.ref, info.fingerprint) if info is not None else (None, "")
+        request = schema.ImportRequest(str(place), signature, model, fingerprint, roots)
+        if self.result(request) is not None:
+            asked = self.stored_run(request_key(request)).request
+            if not isinstance(asked, schema.ImportRequest) or asked.checkpoint != request.checkpoint:
+                self._client.store.results.forget(request)  # it lay elsewhere, and is written with from here
+        return request
+
+    def key_of(self, request: Request) -> str:
+        """The key of a request's answer, by which a link names it."""
+        return request_key(request)
+
+    def checkpoints(self, fingerprint: str) -> list[RunLine]:
+        """The quantized checkpoints that were read beside a model, the newest first."""
+        lines = self._client.store.runs.lines()
+        return [line for line in lines if line.kind == "import" and line.fingerprint == fingerprint]
+
+    def checkpoint(self, key: str, info: ModelInfo) -> tuple[str, schema.CheckpointRef]:
+        """The checkpoint that a run read beside a model: its title, and what it is written with.
+
+        Raises:
+            QuantError: There is no such run, it is about another model, or the checkpoint is not here or may not be
+                read.
+        """
+        run = self.stored_run(key)
+        if not isinstance(run.result, schema.QuantizedCheckpoint) or not isinstance(
+            run.request, schema.ImportRequest
+        ):
+            raise QuantError("The link names no quantized checkpoint.", "Read one on the Checkpoint page.")
+        if run.fingerprint != info.fingerprint:
+            raise QuantError(
+                f"{run.result.title} was not read beside {info.title}.", "Read it again beside this model."
+            )
+        place = Path(run.request.checkpoint)
+        if not place.is_absolute() or not place.exists():
+            raise QuantError(
+                f"{run.result.title} is not on this machine any more.", "Read it anew from its place."
+            )
+        folders.confined(place if place.is_dir() else place.parent, self._roots)
+        return run.result.title, schema.CheckpointRef(str(place), run.result.content)
 
     # --- recommendations
 
@@ -1080,7 +1144,12 @@ def _repeatable(run: Run, source: str) -> Request:
         raise QuantError(
             f"What run {run.key[:8]} was asked was not recorded.", "An older QuantLens made it: run it again."
         )
-    if isinstance(request, schema.SpeedRequest):
+    if isinstance(request, schema.ImportRequest):
+        raise QuantError(
+            "A run does not carry the checkpoint that it read.",
+            "Read it again on the Checkpoint page, or with the command import.",
+        )
+    if isinstance(request, schema.SpeedRequest | schema.RuntimeSpeedRequest):
         raise QuantError(
             "A speed is of a machine and a moment, and no run repeats it.",
             "Measure it again on the Compare page.",
@@ -1104,7 +1173,9 @@ def _public(run: Run) -> Request:
             f"An older QuantLens made run {run.key[:8]} and did not record what it was asked.",
             "Delete it and run it again to export it.",
         )
-    request: Request = schema.replace(run.request, model=_public_ref(run.request.model), roots=())
+    model = run.request.model
+    public = None if model is None else _public_ref(model)
+    request: Request = schema.replace(without_paths(run.request), model=public, roots=())
     if isinstance(request, schema.RuntimeSpeedRequest):
         original = request.original and _public_export(request.original)
         request = schema.replace(request, export=_public_export(request.export), original=original)

@@ -22,6 +22,7 @@ from quant_core.cli.work import UsageError, chosen_setup
 from quant_core.schema import Catalog, Setup
 from quant_core.workspace import Workspace
 from tests import fake_jobs, tiny
+from tests.exported import mixed, opened, written
 from tests.workers import end_worker, until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -414,6 +415,22 @@ def test_the_answers_can_be_read_without_json(call: Call, tmp_path: Path) -> Non
     out = call("generate", "bundled", "--prompt", "Once", "--tokens", 4).out
     assert out.startswith("Original\nOnce")
     assert "bundled" in call("models").out
+
+
+def test_a_quantized_checkpoint_is_told_beside_its_original(call: Call, tmp_path: Path) -> None:
+    loaded = opened("llama", tmp_path)
+    written(loaded, mixed(loaded.info, ("int4/g32/sym",)), "gptq", tmp_path / "out")
+    found = call("import", tmp_path / "out", "--against", tmp_path / "model", "--json").json
+    assert (found["title"], found["method"], found["unmatched"]) == ("out", "GPTQ", [])
+    assert 0.05 < found["error"] < 0.2
+    told = call("import", tmp_path / "out").out
+    assert "14 of 15 weights quantized, 5." in told
+    assert "int4, groups of 32, symmetric" in told
+    other = opened("gpt2", tmp_path / "other").info.ref.source
+    refused = call("import", tmp_path / "out", "--against", other)
+    assert refused.code == 1
+    assert "None of the 15 weights of out has a name and a shape that model has." in refused.err
+    assert "There is no folder and no file" in call("import", tmp_path / "none").err
 
 
 def test_a_budget_in_megabytes_counts_the_whole_file(call: Call) -> None:

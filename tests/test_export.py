@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from quant_core.checkpoints.tensors import unpack_rows
 from quant_core.errors import ExportError
 from quant_core.export import EXPORTERS
-from quant_core.export._common import pack_rows, unpack_rows
+from quant_core.export._common import pack_rows
 from quant_core.export.run import Sketches
 from quant_core.export.staging import Shards, staged
 from quant_core.models.loading import LoadedModel, load

@@ -20,10 +20,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors, tra
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from quant_core.checkpoints.gguf_file import GgufFile
+from quant_core.checkpoints.gguf_names import apart, interleaved
 from quant_core.errors import ExportError
 from quant_core.export import EXPORTERS
-from quant_core.export._gguf_file import GgufFile
-from quant_core.export._gguf_names import apart, interleaved
 from quant_core.methods.variant import make_variant
 from quant_core.models.loading import LoadedModel, load
 from quant_core.models.patch import patched, swap

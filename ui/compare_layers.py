@@ -27,6 +27,8 @@ WHICH = state.choice_param("which", "whose first difference", ("recipe", "other"
 def show(info: ModelInfo, asked: GenerateRequest, result: Generation, titles: Mapping[Side, str]) -> None:
     """The layers behind the first difference of a side, or the button that finds them; nothing where none differs."""
     places: dict[Side, int] = {"recipe": result.divergence, "other": result.other_divergence}
+    if asked.other_checkpoint is not None:
+        del places["other"]  # nothing of it is rounded here, layer by layer
     parted = [side for side in titles if result.readings and places.get(side, -1) >= 0]
     if not parted:
         return

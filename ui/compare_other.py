@@ -7,15 +7,18 @@ from typing import NamedTuple
 import streamlit as st
 
 from quant_core.errors import QuantError
-from quant_core.schema import Calibration, ModelInfo, Setup, replace
+from quant_core.schema import Calibration, CheckpointRef, ModelInfo, QuantizedCheckpoint, Setup, replace
 from ui import scores, state, words
 from ui.entry import link
 from ui.format_names import families, format_name
 from ui.jobs import guarded, workspace
 
 OTHER = state.text_param("other", "the other variant", pattern=r"[\w/.@:=+-]{0,160}")
-"""``int4/g64/asym`` for all layers, ``mix:q4_k_m``, ``recipe:`` and an id, or empty for none."""
+"""``int4/g64/asym`` for all layers, ``mix:q4_k_m``, ``recipe:`` and an id, ``import:`` and the run that read a
+quantized checkpoint, or empty for none."""
 MIX = "q4_k_m"
+_CHECKPOINTS = 6
+"""That are offered."""
 LABEL = "Compare with"
 """The label of the choice; hints name it."""
 FEW = "int2/g64/asym"
@@ -27,6 +30,8 @@ class Other(NamedTuple):
 
     assignment: dict[str, str]
     setup: Setup
+    checkpoint: CheckpointRef | None = None
+    """A quantized checkpoint that writes instead."""
 
 
 def picker(info: ModelInfo) -> None:
@@ -36,6 +41,8 @@ def picker(info: ModelInfo) -> None:
         for one in workspace().newest_recipes(info.fingerprint)
         if one.id != state.RECIPE.get()
     }
+    checkpoints = workspace().checkpoints(info.fingerprint)[:_CHECKPOINTS]
+    saved |= {f"import:{line.key}": f"Checkpoint {line.model}" for line in checkpoints}
     table = scores.table(info)
     uniform = table.formats if table is not None else scores.format_names()
     options = ["", *([f"mix:{MIX}"] if _mix(info) else []), *uniform, *saved]
@@ -84,6 +91,8 @@ def _title(name: str) -> str:
         return rest.upper()
     if kind == "recipe":
         return f"Saved recipe {rest}"
+    if kind == "import":
+        return f"Checkpoint {_checkpoint(rest)}"
     return f"All layers in {format_name(name)}" if name else "Nothing else"
 
 
@@ -94,12 +103,23 @@ def _resolved(info: ModelInfo, name: str) -> Other:
         if recipe.fingerprint != info.fingerprint:
             raise QuantError("The other recipe belongs to another model.", "Choose one of this model.")
         return Other(recipe.assignment(), replace(recipe.setup, calibration=Calibration()))
+    if kind == "import":
+        return Other({}, Setup(), workspace().checkpoint(rest, info)[1])
     decided = [unit.name for unit in info.units if unit.decided]
     if kind == "mix":
         whole = workspace().gguf_mix(info, rest)
         return Other({unit: whole[unit] for unit in decided}, Setup())
     form = workspace().parse_format(name).name
     return Other(dict.fromkeys(decided, form), Setup())
+
+
+def _checkpoint(key: str) -> str:
+    """What a checkpoint that was read is called; the beginning of its key where its run is gone."""
+    try:
+        found = workspace().stored_run(key).result
+    except QuantError:
+        return key[:8]
+    return found.title if isinstance(found, QuantizedCheckpoint) else key[:8]
 
 
 def _mix(info: ModelInfo) -> bool:

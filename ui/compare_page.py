@@ -105,6 +105,7 @@ def _request(info: ModelInfo, recipe: Recipe | None) -> GenerateRequest:
         TEMPERATURE.get(), chat=info.chat and CHAT.get() == "yes",
         setup=setup.current(info) if recipe else Setup(), roots=workspace().inspect_request(info.ref).roots,
         other=other.assignment if other else None, other_setup=other.setup if other else Setup(),
+        other_checkpoint=other.checkpoint if other else None,
     )  # fmt: skip
 
 
@@ -207,7 +208,9 @@ def _titles(
             f"Recipe at {words.bits(recipe.average_bits)}" if recipe and same else "Recipe of before"
         )
     if request.other is not None:
-        same = (request.other, request.other_setup) == (now.other, now.other_setup)
+        same = (request.other, request.other_setup, request.other_checkpoint) == (
+            now.other, now.other_setup, now.other_checkpoint
+        )  # fmt: skip
         titles["other"] = compare_other.title() if same else "The other of before"
     return titles
 

@@ -40,7 +40,7 @@ def specs(info: ModelInfo, recipe: Recipe | None) -> dict[Side, VariantSpec]:
         found["recipe"] = VariantSpec(recipe.assignment(), setup.current(info), title)
     other = compare_other.chosen(info)
     if other is not None:
-        found["other"] = VariantSpec(other.assignment, other.setup, compare_other.title())
+        found["other"] = VariantSpec(other.assignment, other.setup, compare_other.title(), other.checkpoint)
     return found
 
 

@@ -33,6 +33,12 @@ PAGES = (
     PageSpec("train", "Train", ":material/model_training:", "Fine-tune the quantized weights"),
     PageSpec("compare", "Compare", ":material/compare:", "Original and recipe, side by side"),
     PageSpec("export", "Export", ":material/download:", "The recipe as a file, and how to reproduce it"),
+    PageSpec(
+        "checkpoint",
+        "Checkpoint",
+        ":material/inventory_2:",
+        "What a model that others quantized holds",
+    ),
     PageSpec("runs", "Runs", ":material/history:", "Every result, with what it comes from"),
 )
 

@@ -13,8 +13,10 @@ from quant_core.folders import Folder
 from quant_core.schema import ModelRef
 from quant_core.workspace import browser_roots
 from ui import words
+from ui.entry import link
 from ui.jobs import show_error, workspace
 from ui.opening import open_button, want
+from ui.runs_words import plain
 
 _AT = "picker:folder"
 _HEIGHT = 220
@@ -46,7 +48,11 @@ def card() -> None:
         return
     if found.here.kind:
         st.markdown(f"**{found.here.name}** · {found.here.kind} · {words.size(found.here.bytes)}")
-        open_button(ModelRef(str(found.here.path)), "Open the folder", "picker:open-folder")
+        if found.here.method:
+            st.caption(f"It is quantized ({plain(found.here.method)}): only an original can be opened.")
+            link("checkpoint", "See what it holds", checkpoint=str(found.here.path))
+        else:
+            open_button(ModelRef(str(found.here.path)), "Open the folder", "picker:open-folder")
     with _list(len(found.inside)):
         above = str(found.above) if found.above else ""
         st.button(

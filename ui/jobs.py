@@ -30,6 +30,7 @@ from quant_core.schema import (
     GenerateRequest,
     Generation,
     HubModel,
+    ImportRequest,
     InputsRequest,
     InspectRequest,
     Job,
@@ -43,6 +44,7 @@ from quant_core.schema import (
     PromptTexts,
     Proof,
     ProveRequest,
+    QuantizedCheckpoint,
     Recommendation,
     RecommendRequest,
     Request,
@@ -76,7 +78,7 @@ SHORT = (
 )  # fmt: skip
 LONG = (
     "weights", "sensitivity", "train", "prove", "evaluate", "recommend", "download", "prompts", "choices",
-    "tails", "speed", "export", "runtime_speed",
+    "tails", "speed", "export", "runtime_speed", "import",
 )  # fmt: skip
 """Kinds of jobs that nobody sits and waits for."""
 
@@ -173,6 +175,10 @@ def request_result(request: ExportRequest, *, start: str = ..., why: str = ...) 
 def request_result(
     request: RuntimeSpeedRequest, *, start: str = ..., why: str = ...
 ) -> RuntimeSpeeds | None: ...
+@overload
+def request_result(
+    request: ImportRequest, *, start: str = ..., why: str = ...
+) -> QuantizedCheckpoint | None: ...
 def request_result(request: Request, *, start: str = "", why: str = "") -> Result | None:
     """The stored result at once; otherwise draw, right here, what leads to it, and return None.
 

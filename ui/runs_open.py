@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import streamlit as st
@@ -15,6 +16,7 @@ from quant_core.schema import (
     EvaluateRequest,
     Evaluation,
     GenerateRequest,
+    ImportRequest,
     KlTails,
     ModelInfo,
     ModelRef,
@@ -51,6 +53,9 @@ class Place(NamedTuple):
 def place(run: Run) -> Place | None:
     """Where a run can be seen in full; None where no other page shows it."""
     where = _model(run)
+    if isinstance(run.request, ImportRequest) and Path(run.request.checkpoint).is_absolute():
+        beside = {"beside": "none"} if run.request.model is None else {**(where or {}), "beside": "model"}
+        return Place("checkpoint", "Open what it holds", {**beside, "checkpoint": run.request.checkpoint})
     if where is None:
         return None
     match run.request, run.result:
@@ -67,6 +72,8 @@ def place(run: Run) -> Place | None:
             best = run.request.assignments[ranking(run.result.kl)[0].recipe]
             found = _recipe(run, best, None, run.request.setup)
             return Place("compare", "Open the measured best", {**where, **found}) if found else None
+        case GenerateRequest(), _ if run.request.other_checkpoint is not None:
+            return None
         case GenerateRequest(), _ if run.request.assignment is not None:
             found = _recipe(run, run.request.assignment, None, run.request.setup)
             return (

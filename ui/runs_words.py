@@ -13,6 +13,7 @@ from quant_core.schema import (
     EvaluateRequest,
     Finding,
     GenerateRequest,
+    ImportRequest,
     ModelRef,
     Origin,
     PromptsRequest,
@@ -97,8 +98,10 @@ def asked(request: Request | None) -> dict[str, str]:
                 "Text": _text(request.text, request.tokens, request.sequence),
             }
         case GenerateRequest():
+            other = request.other_checkpoint
             extra = {
                 "Prompt": request.prompt,
+                **({"Checkpoint": other.path} if other is not None else {}),
                 "Recipe": "the original alone"
                 if request.assignment is None
                 else assignment(request.assignment),
@@ -155,6 +158,9 @@ def asked(request: Request | None) -> dict[str, str]:
                 "Length": f"{request.tokens:,} tokens, written one by one",
                 "Rounds": f"{request.repeats} after a warm-up, measurement {request.take}",
             }
+        case ImportRequest():
+            beside = _where(request.model) if request.model is not None else {"Original": "none"}
+            return {"Checkpoint": request.checkpoint, **beside}
         case _:
             return {}
     return {**extra, **_setup(request.setup), **_where(request.model)}

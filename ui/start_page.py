@@ -27,6 +27,12 @@ def cards() -> None:
     with hub, _card(":material/cloud_download: The Hugging Face hub"):
         hub_card.card()
     how()
+    with st.container(border=True, horizontal=True, vertical_alignment="center", key="start:checkpoint"):
+        st.markdown(
+            ":material/inventory_2: **A model that somebody quantized**: GPTQ, AWQ, compressed-tensors, bitsandbytes "
+            "or GGUF. What each layer holds, in how many bits, and how far it is from the original's."
+        )
+        entry.link("checkpoint", "Look into a quantized checkpoint")
     opening()
 
 

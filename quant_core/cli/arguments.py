@@ -8,7 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quant_core.cli import commands, exporting, listing, measuring, reporting, runs, timing, weights
+from quant_core.cli import (
+    commands,
+    exporting,
+    importing,
+    listing,
+    measuring,
+    reporting,
+    runs,
+    timing,
+    weights,
+)
 from quant_core.recipes.foreign import DIALECTS
 from quant_core.reproduction import TOLERANCE
 from quant_core.runtimes import RUNTIMES
@@ -146,6 +156,23 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="another number measures again instead of looking it up",
     )
+    bring_in = add(
+        "import",
+        importing.bring_in,
+        "Say what a quantized checkpoint of another program holds, and how far it is from its original.",
+    )
+    bring_in.add_argument(
+        "path",
+        metavar="PATH",
+        help="folder (GPTQ, AWQ, compressed-tensors, FP8, bitsandbytes) or .gguf file",
+    )
+    bring_in.add_argument(
+        "--against",
+        metavar="MODEL",
+        default="",
+        help="the original: bundled, a folder, or a hub id (default: none)",
+    )
+    bring_in.add_argument("--revision", default="", help="branch, tag or commit of a hub model")
 
     report = add(
         "report", reporting.report, "Write what is stored of a recipe as a report or a model card.", model

@@ -18,7 +18,7 @@ from quant_core.calibration.text import check_ids
 from quant_core.errors import TextError
 from quant_core.evaluation.readings import read_tokens
 from quant_core.jobs.context import Context
-from quant_core.methods.variant import Variant, make_variant
+from quant_core.methods.variant import Variant, imported_variant, make_variant
 from quant_core.models.loading import LoadedModel
 from quant_core.schema import GenerateRequest, Generation, ReadingEvent, Side, TokenEvent, TokenReading
 
@@ -37,7 +37,9 @@ def generate(context: Context, request: GenerateRequest) -> Generation:
     if request.assignment is not None:
         variant = make_variant(context, loaded, request.assignment, request.setup)
         sides["recipe"] = Writer(variant, prompt)
-    if request.other is not None:
+    if request.other_checkpoint is not None:
+        sides["other"] = Writer(imported_variant(context, loaded, request.other_checkpoint), prompt)
+    elif request.other is not None:
         sides["other"] = Writer(make_variant(context, loaded, request.other, request.other_setup), prompt)
     readings: dict[Side, TokenReading] = {}
 

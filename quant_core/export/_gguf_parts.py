@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quant_core.checkpoints.gguf_names import Part
 from quant_core.errors import ExportError
-from quant_core.export._gguf_names import Part
 
 _KINDS = {
     torch.float32: gguf.GGMLQuantizationType.F32,

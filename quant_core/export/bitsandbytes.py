@@ -1,16 +1,7 @@
 """bitsandbytes checkpoints, as transformers saves and reloads what it quantized.
 
-bitsandbytes 0.50, ``functional.py`` (``QuantState.as_dict``) and ``nn/modules.py``. NF4 and FP4, blocks of 64 values of
-the flattened weight:
-
-    weight                                  uint8 (values / 2, 1): two codes a byte, the first in the high bits
-    weight.absmax                           float32 (blocks,); with double quantization their codes in uint8
-    weight.quant_map                        float32 (16,): the table
-    weight.nested_absmax, nested_quant_map  with double quantization: float32, one for 256 scales, and (256,)
-    weight.quant_state.bitsandbytes__nf4    the rest as JSON, in bytes
-
-LLM.int8: ``weight`` int8 (outputs, inputs), ``SCB`` float32 (outputs,), the largest magnitude of each row, and
-``weight_format`` 0, for rows. GPT-2's Conv1D is stored as (outputs, inputs) alike.
+The layouts are told in ``checkpoints.bitsandbytes``. Blocks have 64 values; GPT-2's Conv1D is stored as
+(outputs, inputs) like any other layer.
 """
 
 from __future__ import annotations
@@ -23,17 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quant_core.checkpoints.bitsandbytes import STATE, decode_four, decode_int8, read_state
+from quant_core.checkpoints.tensors import Stored
 from quant_core.costs import DOUBLE_BLOCK
-from quant_core.errors import ExportError
-from quant_core.export._common import Stored
 from quant_core.export.base import SafetensorsExporter, register
 from quant_core.export.source import Rounded, Source
 from quant_core.formats.tables4 import FP4_TABLE, NF4_TABLE, dynamic_map
 
 _TABLES = {"nf4": NF4_TABLE, "fp4": FP4_TABLE}
-_STATE = ".quant_state.bitsandbytes__"
-_LONGEST_STATE = 10_000
-"""Bytes of JSON; what is written has some 150."""
 
 
 class BitsAndBytes(SafetensorsExporter):
@@ -72,7 +60,7 @@ class BitsAndBytes(SafetensorsExporter):
                 "nested_offset": float(grid.extras["offset"]),
             }
         text = json.dumps(state).encode()
-        tensors[f"{entry.name}{_STATE}{family}"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        tensors[f"{entry.name}{STATE}{family}"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         return tensors
 
     def config(self, source: Source) -> dict[str, Any]:
@@ -107,48 +95,10 @@ class BitsAndBytes(SafetensorsExporter):
         for name in stored.names:
             if name.endswith(".SCB"):
                 module = name.removesuffix(".SCB")
-                codes = stored.get(f"{module}.weight", torch.int8, -1, -1)
-                largest = stored.get(name, torch.float32, len(codes))
-                yield f"{module}.weight", codes.float() * largest[:, None] * (1 / 127)
-            elif _STATE in name:
-                weight = name.partition(_STATE)[0]
-                yield weight, _read(stored, weight, _state(stored.get(name, torch.uint8, -1)))
-
-
-def _read(stored: Stored, weight: str, state: Mapping[str, Any]) -> Tensor:
-    """One matrix in 4 bits, (rows, columns) float32."""
-    rows, columns = state["shape"]
-    size = state["blocksize"]
-    count = rows * columns
-    packed = stored.get(weight, torch.uint8, -(-count // 2), 1)
-    blocks = -(-count // size)
-    if "nested_offset" in state:
-        codes = stored.get(f"{weight}.absmax", torch.uint8, blocks)
-        second = stored.get(f"{weight}.nested_absmax", torch.float32, -(-blocks // state["nested_blocksize"]))
-        entries = stored.get(f"{weight}.nested_quant_map", torch.float32, 256)[codes.int()]
-        absmax = (
-            entries * second.repeat_interleave(state["nested_blocksize"])[:blocks] + state["nested_offset"]
-        )
-    else:
-        absmax = stored.get(f"{weight}.absmax", torch.float32, blocks)
-    table = stored.get(f"{weight}.quant_map", torch.float32, 16)
-    values = table[torch.cat([packed >> 4, packed & 15], dim=1).flatten().int()][:count]
-    matrix: Tensor = (values * absmax.repeat_interleave(size)[:count]).reshape(rows, columns)
-    return matrix
-
-
-def _state(text: Tensor) -> dict[str, Any]:
-    """The JSON of a weight; ``ExportError`` if it is none, or has a size that is no size."""
-    try:
-        state = json.loads(bytes(text[:_LONGEST_STATE].tolist()))
-        sizes = [*state["shape"], state["blocksize"], state.get("nested_blocksize", 1)]
-        if len(sizes) != 4 or not all(type(size) is int and size > 0 for size in sizes):
-            raise ValueError(f"sizes {sizes}")
-        if "nested_offset" in state:
-            state |= {"nested_blocksize": sizes[3], "nested_offset": float(state["nested_offset"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"A quantization state cannot be read: {error}.", "Export again.") from error
-    return dict(state)
+                yield f"{module}.weight", decode_int8(stored, module)
+            elif STATE in name:
+                weight = name.partition(STATE)[0]
+                yield weight, decode_four(stored, weight, read_state(stored, name))
 
 
 register(BitsAndBytes())

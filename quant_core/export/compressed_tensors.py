@@ -23,17 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant_core.export._common import (
-    Stored,
-    integer_bits,
-    number,
-    pack_rows,
-    part,
-    read_config,
-    scaled,
-    unpack_rows,
-    unsigned,
-)
+from quant_core.checkpoints.compressed_tensors import decode_fp4, decode_integers
+from quant_core.checkpoints.tensors import Stored, number, part, read_config
+from quant_core.export._common import integer_bits, pack_rows, unsigned
 from quant_core.export.base import SafetensorsExporter, register
 from quant_core.export.source import Entry, Rounded, Source
 from quant_core.formats.nvfp4 import TENSOR
@@ -41,7 +33,6 @@ from quant_core.schema import FormatSpec
 
 EXPERTS = "re:.*experts.*"
 _STORED = {"fp8_e4m3": "float-quantized", "nvfp4": "nvfp4-pack-quantized", "mxfp4": "mxfp4-pack-quantized"}
-_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _WEIGHTS: dict[str, dict[str, Any]] = {
     "fp8_e4m3": {"num_bits": 8, "type": "float"},
     "nvfp4": {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16,
@@ -135,24 +126,12 @@ def _read(stored: Stored, module: str, form: str, weights: dict[str, Any]) -> Te
         return codes * stored.get(f"{module}.weight_scale", torch.float32, *shape)
     if form == "pack-quantized":
         bits = number(weights, "num_bits", 8)
-        rows, columns = stored.get(f"{module}.weight_shape", torch.int64, 2).tolist()
+        columns = int(stored.get(f"{module}.weight_shape", torch.int64, 2)[1])
         grouped = part(weights, "strategy") == "group"
-        size = number(weights, "group_size", columns) if grouped else columns
-        words = stored.get(f"{module}.weight_packed", torch.int32, rows, -(-columns * bits // 32))
-        scales = stored.get(f"{module}.weight_scale", torch.float16, rows, -(-columns // size))
-        return scaled(unpack_rows(words, bits, columns) - 2 ** (bits - 1), scales, size)
-    packed = stored.get(f"{module}.weight_packed", torch.uint8, -1, -1)
-    values = torch.tensor([*_E2M1, *(-value for value in _E2M1)])
-    codes = values[torch.stack([packed & 15, packed >> 4], dim=2).flatten(1).int()]
-    size = number(weights, "group_size", 32)
-    shape = (len(codes), -(-codes.shape[1] // size))
-    if form == "nvfp4-pack-quantized":
-        scales = stored.get(f"{module}.weight_scale", torch.float8_e4m3fn, *shape).float()
-        scales = scales / stored.get(f"{module}.weight_global_scale", torch.float32, 1)
-    else:
-        exponents = stored.get(f"{module}.weight_scale", torch.uint8, *shape)
-        scales = torch.exp2(exponents.float() - 127)
-    return scaled(codes, scales, size)
+        return decode_integers(
+            stored, module, bits, number(weights, "group_size", columns) if grouped else columns
+        )
+    return decode_fp4(stored, module, number(weights, "group_size", 32))
 
 
 def _pairs(codes: Tensor) -> Tensor:

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
+from quant_core.checkpoints.gguf_file import GgufFile
+from quant_core.checkpoints.gguf_names import ARCHITECTURES, Names, Part, apart
 from quant_core.errors import ExportError
-from quant_core.export._gguf_file import GgufFile
 from quant_core.export._gguf_metadata import describe
-from quant_core.export._gguf_names import ARCHITECTURES, Names, Part, apart
 from quant_core.export._gguf_parts import Parts
 from quant_core.export._gguf_tokenizer import add_tokenizer
 from quant_core.export.base import Check, Exporter, key, register

@@ -1,16 +1,9 @@
 """GPTQ checkpoints, for GPTQModel and vLLM.
 
-The layout of AutoGPTQ's ``QuantLinear.pack``, which GPTQModel kept. In place of ``weight`` a layer has
-
-    qweight   int32 (inputs * bits / 32, outputs): codes from 0 up, a stream of bits along the inputs, so that 32 codes
-              of 3 bits fill three words
-    qzeros    int32 (groups, outputs * bits / 32): zero points, a stream along the outputs
-    scales    float16 (groups, outputs)
-    g_idx     int32 (inputs,): the group of each input
-
-and ``w = scale * (q - zero)``. The original format (``gptq``) stores zero points less 1, in which 0 has no place: a
-reader that adds 1 to packed words carries into the neighbour. ``gptq_v2`` stores them as they are. So ``gptq`` is
-written where all formats are symmetric (the zero point is the middle), and ``gptq_v2`` otherwise.
+The layout is told in ``checkpoints.gptq``; scales are float16. The original format (``gptq``) stores zero points less
+1, in which 0 has no place: a reader that adds 1 to packed words carries into the neighbour. ``gptq_v2`` stores them as
+they are. So ``gptq`` is written where all formats are symmetric (the zero point is the middle), and ``gptq_v2``
+otherwise.
 
 What a layer takes is in ``quantization_config`` of ``config.json``, and alike in ``quantize_config.json``: one setting
 for most, and ``dynamic`` for the others and for those that stay (``-:``), regular expressions on names. vLLM looks up
@@ -28,17 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant_core.errors import ExportError
-from quant_core.export._common import (
-    Stored,
-    integer_bits,
-    number,
-    pack_rows,
-    part,
-    read_config,
-    unpack_rows,
-    unsigned,
-)
+from quant_core.checkpoints.gptq import decode
+from quant_core.checkpoints.tensors import Stored, number, part, read_config
+from quant_core.export._common import integer_bits, pack_rows, unsigned
 from quant_core.export.base import Check, SafetensorsExporter, register
 from quant_core.export.source import Rounded, Source
 from quant_core.export.staging import write_json
@@ -93,17 +78,8 @@ class Gptq(SafetensorsExporter):
             if last != "qweight":
                 continue
             bits = number(_matching(settings, module), "bits", 8)
-            groups = stored.get(f"{module}.g_idx", torch.int32, -1).long()
-            columns = len(groups)
-            words = stored.get(name, torch.int32, columns * bits // 32, -1)
-            rows = words.shape[1]
-            scales = stored.get(f"{module}.scales", torch.float16, -1, rows)
-            if int(groups.min()) < 0 or int(groups.max()) >= len(scales):
-                raise ExportError(f"{module}.g_idx names groups that are not there.", "Export again.")
-            packed = stored.get(f"{module}.qzeros", torch.int32, len(scales), -(-rows * bits // 32))
-            zeros = unpack_rows(packed, bits, rows) + less
-            codes = unpack_rows(words.T, bits, columns)
-            yield f"{module}.weight", (codes - zeros[groups].T).float() * scales[groups].T.float()
+            index = stored.get(f"{module}.g_idx", torch.int32, -1).long()
+            yield f"{module}.weight", decode(stored, module, bits, index, less)
 
 
 def _less(source: Source) -> int:

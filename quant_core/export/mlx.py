@@ -26,16 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant_core.export._common import (
-    Stored,
-    integer_bits,
-    number,
-    pack_rows,
-    part,
-    read_config,
-    scaled,
-    unpack_rows,
-)
+from quant_core.checkpoints.tensors import Stored, number, part, read_config, scaled, unpack_rows
+from quant_core.export._common import integer_bits, pack_rows
 from quant_core.export.base import SafetensorsExporter, register
 from quant_core.export.source import Rounded, Source
 from quant_core.schema import FormatSpec

@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quant_core.checkpoints.tensors import Stored, part, scaled
 from quant_core.errors import ExportError
-from quant_core.export._common import Stored, integer_bits, part, scaled
+from quant_core.export._common import integer_bits
 from quant_core.export.base import SafetensorsExporter, register
 from quant_core.export.source import Entry, Rounded, Source
 from quant_core.schema import FormatSpec

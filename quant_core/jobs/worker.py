@@ -50,6 +50,7 @@ JOBS: Functions = {
     "runtime_speed": "quant_core.evaluation.runtime_speed:runtime_speed",
     "recommend": "quant_core.evaluation.recommend:recommend",
     "export": "quant_core.export.run:export",
+    "import": "quant_core.checkpoints.run:read",
     "look": "quant_core.models.hub:look",
     "download": "quant_core.models.hub:download",
 }

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from quant_core.jobs.context import Context
 from quant_core.methods.activations import input_roundings
+from quant_core.methods.imported import imported_weights
 from quant_core.methods.kv_cache import cache_rounding, check_cache
 from quant_core.methods.rewrite import for_copy, rewritten
 from quant_core.methods.rounder import Rounder, rounder_for
@@ -22,7 +23,7 @@ from quant_core.models.patch import (
     rounded_cache,
     rounded_inputs,
 )
-from quant_core.schema import ORIGINAL, Setup, VariantSpec, replace
+from quant_core.schema import ORIGINAL, CheckpointRef, Setup, VariantSpec, replace
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,23 @@ def make_variant(
     return _round(context, made, for_copy(assignment, loaded, made), setup)
 
 
+def imported_variant(context: Context, loaded: LoadedModel, ref: CheckpointRef) -> Variant:
+    """The model with the values of a quantized checkpoint that was made from it; nothing is rounded."""
+    weights, notes = imported_weights(context, loaded, ref)
+    return Variant(loaded, weights, notes)
+
+
 def variants_of(context: Context, loaded: LoadedModel, specs: Sequence[VariantSpec]) -> list[Variant]:
     """The variants that are named, in their order; one that changes nothing is the original."""
     plain = Variant(loaded, {}, ())
-    return [
-        make_variant(context, loaded, spec.assignment, spec.setup)
-        if spec.assignment or spec.setup != Setup()
-        else plain
-        for spec in specs
-    ]
+
+    def made(spec: VariantSpec) -> Variant:
+        if spec.checkpoint is not None:
+            return imported_variant(context, loaded, spec.checkpoint)
+        changes = spec.assignment or spec.setup != Setup()
+        return make_variant(context, loaded, spec.assignment, spec.setup) if changes else plain
+
+    return [made(spec) for spec in specs]
 
 
 def _round(context: Context, loaded: LoadedModel, assignment: Mapping[str, str], setup: Setup) -> Variant:

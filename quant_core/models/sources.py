@@ -36,6 +36,8 @@ from quant_core.schema import ModelRef
 
 BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "demo-model"
 DOWNLOADED = ["model*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+_LONGEST_JSON = 100_000_000
+"""Bytes, of a header of safetensors too."""
 _PICKLES = {".bin", ".pt", ".pth"}
 _FLOATS = {"F64": ("float64", 64), "F32": ("float32", 32), "F16": ("float16", 16), "BF16": ("bfloat16", 16)}
 """safetensors' name of a dtype to ours and its bits."""
@@ -119,7 +121,8 @@ def check(folder: Path, title: str) -> Checkpoint:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
         raise ModelError(
             f"{title} is already quantized ({method or 'an unnamed method'}).",
-            "Choose the original checkpoint, in 16 or 32 bits.",
+            "Choose the original checkpoint, in 16 or 32 bits; the Checkpoint page and the command 'import' say what "
+            "this one holds.",
         )
     values: Counter[str] = Counter()
     shapes = []
@@ -178,8 +181,10 @@ def _read_json(file: Path, title: str) -> dict[str, Any]:
     if not file.is_file():
         raise ModelError(f"{title} has no {file.name}.", "Choose a folder in Hugging Face's layout.")
     try:
+        if file.stat().st_size > _LONGEST_JSON:
+            raise ValueError("it is longer than any such file")
         data = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ModelError(
             f"{file.name} of {title} cannot be read: {error}.", "Download the model again."
         ) from error
@@ -194,15 +199,17 @@ def _header(file: Path, title: str) -> list[tuple[str, list[int]]]:
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            if length > size:
-                raise ValueError("its header is longer than the file")
+            if length > min(size, _LONGEST_JSON):
+                raise ValueError("its header is longer than the file, or than any header")
             header: dict[str, Any] = json.loads(stream.read(length))
         entries = [entry for name, entry in header.items() if name != "__metadata__"]
         found = [(str(entry["dtype"]), [int(part) for part in entry["shape"]]) for entry in entries]
         end = 8 + length + max((int(entry["data_offsets"][1]) for entry in entries), default=0)
         if end > size:
             raise ValueError(f"it should be {end:,} bytes long and is {size:,}")
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error) as error:
+    except (
+        OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, struct.error
+    ) as error:  # fmt: skip
         raise ModelError(
             f"{file.name} of {title} is no readable safetensors file: {error}.", "Download the model again."
         ) from error

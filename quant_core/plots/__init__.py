@@ -21,6 +21,12 @@ from quant_core.plots.channels import (
     input_strip,
     reach_text,
 )
+from quant_core.plots.checkpoint import (
+    CheckpointErrors,
+    checkpoint_errors,
+    checkpoint_text,
+    draw_checkpoint_errors,
+)
 from quant_core.plots.diagram import (
     Diagram,
     Measure,
@@ -74,6 +80,7 @@ from quant_core.plots.weights import (
 __all__ = [
     "INTERVAL",
     "SCORES",
+    "CheckpointErrors",
     "Diagram",
     "FigureTable",
     "Fold",
@@ -103,10 +110,13 @@ __all__ = [
     "boxed",
     "byte_measure",
     "channel_strip",
+    "checkpoint_errors",
+    "checkpoint_text",
     "clicked",
     "clicked_cell",
     "diagram",
     "draw_channel_strip",
+    "draw_checkpoint_errors",
     "draw_diagram",
     "draw_error_histogram",
     "draw_format_profile",

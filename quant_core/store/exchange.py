@@ -40,6 +40,7 @@ from quant_core.schema import (
     PromptTexts,
     Proof,
     ProveRequest,
+    QuantizedCheckpoint,
     Request,
     Result,
     Run,
@@ -55,7 +56,7 @@ from quant_core.schema import (
     replace,
 )
 from quant_core.store.keys import request_key
-from quant_core.store.kinds import fingerprint_of, load_request, load_result
+from quant_core.store.kinds import fingerprint_of, load_request, load_result, without_paths
 from quant_core.store.results import ResultTable
 from quant_core.store.runs import KINDS as RUN_KINDS
 from quant_core.store.runs import LONGEST_NOTE, RunTable, line_of
@@ -278,7 +279,7 @@ def _run(key: str, data: Any) -> tuple[Run, Request, tuple[Vote, ...]]:
     if len(packed.note) > LONGEST_NOTE or not math.isfinite(packed.created):
         raise QuantError(f"Run {key} has a note or a date that no run has.", _REMEDY)
     request, result = load_request(packed.kind, packed.request), load_result(packed.kind, packed.result)
-    request = replace(request, roots=())
+    request = without_paths(replace(request, roots=()))
     if request_key(request) != key:
         raise QuantError(
             f"Run {key} does not answer the request it comes with, as this version of QuantLens reads it.",
@@ -350,6 +351,9 @@ def _answers(request: Request, result: Result) -> bool:
             asked = request.questions if isinstance(request, ChoicesRequest) else ()
             sizes = [len(question.choices) for question in asked]
             return all([len(row) for row in table] == sizes for table in (result.original, result.recipe))
+        case QuantizedCheckpoint():
+            sizes = [size for one in result.weights for size in (one.rows, one.columns, one.bits)]
+            return bool(result.weights) and min(sizes) > 0
         case KlTails():
             return len(result.counts) == len(result.edges) - 1
         case Speeds():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from quant_core.errors import TextError
 from quant_core.schema import (
     CatalogRequest,
     DownloadRequest,
+    ImportRequest,
     InspectRequest,
     LookRequest,
     Request,
@@ -43,7 +46,10 @@ def request_key(request: Request) -> str:
     if isinstance(request, CatalogRequest):  # its answer is the program itself
         return digest({"kind": kind, "code": code_version()})
     data: dict[str, Any] = dump(request)
-    if not isinstance(request, InspectRequest | WeightsRequest | LookRequest | DownloadRequest):
+    if isinstance(request, ImportRequest):  # its files are known by names, sizes and times
+        del data["roots"], data["checkpoint"]
+        data["model"] = None if request.model is None else ""
+    elif not isinstance(request, InspectRequest | WeightsRequest | LookRequest | DownloadRequest):
         del data["roots"]
         timed = isinstance(request, SpeedRequest | RuntimeSpeedRequest)
         kept = ("dtype", "device") if timed else ("dtype",)
@@ -56,6 +62,9 @@ def request_key(request: Request) -> str:
     variants = data.get("variants", ())
     for variant in variants:
         del variant["label"]
+        _without_path(variant, "checkpoint")
+    if "other_checkpoint" in data:
+        _without_path(data, "other_checkpoint")
     learned = [one["setup"]["calibration"]["text"] for one in variants]
     learned += [data[name]["calibration"]["text"] for name in ("setup", "other_setup") if name in data]
     for text in (data.get("text"), data.get("held_out"), *learned):
@@ -64,6 +73,14 @@ def request_key(request: Request) -> str:
             if text["kind"] in ("calibration", "evaluation"):
                 text["sha256"] = _bundled_text(text["kind"])
     return digest({"kind": kind, "version": METRIC_VERSION, "request": data})
+
+
+def _without_path(data: dict[str, Any], name: str) -> None:
+    """Take out where a quantized checkpoint is; without one the key is what it was before there could be one."""
+    if data[name] is None:
+        del data[name]
+    else:
+        del data[name]["path"]
 
 
 def folder_signature(source: str) -> str:
@@ -76,6 +93,18 @@ def folder_signature(source: str) -> str:
     except OSError:
         return ""
     return digest([[name, status.st_size, status.st_mtime_ns] for name, status in files])
+
+
+def checkpoint_signature(path: Path) -> str:
+    """As ``folder_signature``, also of a single file: of all its parts, where it is one of several."""
+    if path.is_dir():
+        return folder_signature(str(path))
+    parts = re.sub(r"-\d{5}-of-", "-*-of-", glob.escape(path.name))
+    try:
+        files = sorted((part.name, part.stat()) for part in path.parent.glob(parts))
+    except OSError:
+        return ""
+    return digest([[name, status.st_size, status.st_mtime_ns] for name, status in files]) if files else ""
 
 
 def _bundled_text(name: str) -> str:

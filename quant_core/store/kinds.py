@@ -60,6 +60,7 @@ _ALL = (
         False,
         "Run {model} in its runtime",
     ),
+    Kind("import", schema.ImportRequest, schema.QuantizedCheckpoint, False, "Read the checkpoint {model}"),
     Kind("evaluate", schema.EvaluateRequest, schema.Evaluation, False, "Measure a recipe on {model}"),
 )
 KINDS = {kind.name: kind for kind in _ALL}
@@ -82,12 +83,12 @@ def load_result(kind: str, data: object) -> Result:
 
 
 Modelless = schema.CatalogRequest | schema.LookRequest | schema.DownloadRequest
-"""Requests that load no model."""
+"""Requests that name no model."""
 
 
 def model_of(request: Request) -> ModelRef | None:
     """The model that has to be loaded for a request; None where it needs none."""
-    return None if isinstance(request, Modelless) else request.model
+    return None if isinstance(request, Modelless | schema.ImportRequest) else request.model
 
 
 def trained_by(request: Request) -> tuple[str, ...]:
@@ -103,6 +104,25 @@ def fingerprint_of(request: Request) -> str:
     return "" if isinstance(request, unknown) else request.fingerprint
 
 
+def without_paths(request: Request) -> Request:
+    """A request that names quantized checkpoints by their last part alone: where they are is nobody else's concern.
+
+    Nothing is opened by such a name, so that a run that comes from elsewhere leads to no file here.
+    """
+    if isinstance(request, schema.ImportRequest):
+        return schema.replace(request, checkpoint=Path(request.checkpoint).name)
+    if isinstance(request, schema.GenerateRequest):
+        return schema.replace(request, other_checkpoint=_named(request.other_checkpoint))
+    if isinstance(request, schema.PromptsRequest | schema.SpeedRequest):
+        variants = tuple(schema.replace(one, checkpoint=_named(one.checkpoint)) for one in request.variants)
+        return schema.replace(request, variants=variants)
+    return request
+
+
+def _named(ref: schema.CheckpointRef | None) -> schema.CheckpointRef | None:
+    return None if ref is None else schema.replace(ref, path=Path(ref.path).name)
+
+
 def title_of(request: Request) -> str:
     """What to call the job of ``request`` on screen."""
     if isinstance(request, schema.LayerRequest):
@@ -110,6 +130,8 @@ def title_of(request: Request) -> str:
         return f"Look at {request.units[0]}{more} in {', '.join(request.formats)}"
     if isinstance(request, schema.LookRequest | schema.DownloadRequest):
         source = request.source
+    elif isinstance(request, schema.ImportRequest):
+        source = request.checkpoint
     else:
         source = "" if isinstance(request, schema.CatalogRequest) else request.model.source
     if isinstance(request, schema.RuntimeSpeedRequest):

@@ -22,11 +22,14 @@ from quant_core.schema import (
     ExportRequest,
     Finding,
     Generation,
+    ImportRequest,
     KlTails,
     ModelInfo,
+    ModelRef,
     Origin,
     PromptTexts,
     Proof,
+    QuantizedCheckpoint,
     Reproduction,
     Request,
     Result,
@@ -47,6 +50,7 @@ from quant_core.store.results import ResultTable
 KINDS = (
     "sensitivity", "evaluate", "prove", "generate", "train", "prompts", "choices", "tails", "speed",
     "runtime_speed",
+    "import",
 )  # fmt: skip
 """Kinds of jobs whose results are runs."""
 TITLES = {
@@ -61,6 +65,7 @@ TITLES = {
     "tails": "Spread of KL",
     "speed": "Speed",
     "runtime_speed": "Speed in a runtime",
+    "import": "Quantized checkpoint",
 }
 """What runs are called, a measured sweep by a name of its own."""
 LONGEST_NOTE = 2000
@@ -291,7 +296,7 @@ def line_of(run: Run) -> RunLine:
         key=run.key,
         kind=run.kind,
         title=TITLES["measured" if measured else run.kind],
-        model=model_name(ref.source) if ref else f"model {run.fingerprint[:8]}",
+        model=_model(run.request, ref, run.fingerprint),
         fingerprint=run.fingerprint,
         created=run.created,
         seconds=seconds_of(run.result),
@@ -299,6 +304,13 @@ def line_of(run: Run) -> RunLine:
         note=run.note,
         recorded=run.request is not None,
     )
+
+
+def _model(request: Request | None, ref: ModelRef | None, fingerprint: str) -> str:
+    """What to call what a run is about."""
+    if isinstance(request, ImportRequest):
+        return model_name(request.checkpoint)
+    return model_name(ref.source) if ref else f"model {fingerprint[:8]}"
 
 
 def seconds_of(result: Result) -> float:
@@ -333,6 +345,10 @@ def finding(result: Result) -> Finding:
             return Finding("scored", len(result.recipe), "questions")
         case KlTails():
             return Finding("KL, 99.9th percentile", result.p999, "nats/token")
+        case QuantizedCheckpoint():
+            if result.error is None:
+                return Finding("stored", result.bits_per_weight, "bits a quantized weight")
+            return Finding("error against the original", result.error, "of the weights' size")
         case Speeds():
             return Finding("written by the original", result.variants[0].decode[0], "tokens/s")
         case RuntimeSpeeds():

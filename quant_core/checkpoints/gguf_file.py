@@ -1,8 +1,8 @@
 """Reading GGUF files of unknown origin: every count and offset is checked against the file before it is used.
 
-Version 3 of the format (ggml, ``docs/gguf.md``), little-endian, in one file: a header with the numbers of tensors and
-keys, the keys with their values, name, shape, type and offset of each tensor, and the tensors' bytes from the next
-multiple of the alignment on.
+Versions 2 and 3 of the format (ggml, ``docs/gguf.md``), little-endian, one file of perhaps several: a header with the
+numbers of tensors and keys, the keys with their values, name, shape, type and offset of each tensor, and the tensors'
+bytes from the next multiple of the alignment on.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quant_core.checkpoints.tensors import is_name
 from quant_core.errors import ExportError
 
 _SCALARS = dict(enumerate(("B", "b", "H", "h", "I", "i", "f", "?"))) | {10: "Q", 11: "q", 12: "d"}
@@ -26,6 +27,8 @@ _STRING, _ARRAY = 8, 9
 _SMALLEST_KEY, _SMALLEST_TENSOR = 13, 24
 """Bytes that a key with its value, and what is said of a tensor, take at least."""
 _DIMENSIONS = 4
+_MOST_VALUES = 20_000_000
+"""Of a list: a vocabulary has some 300,000 tokens."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class GgufFile:
         if self._take(4) != b"GGUF":
             self._damaged("it does not begin as a GGUF file does")
         version, tensors, keys = self._numbers("<IQQ")
-        if version != 3:
-            self._damaged(f"it is of version {version}, and 3 is read here")
+        if version not in (2, 3):
+            self._damaged(f"it is of version {version}, and 2 and 3 are read here")
         self._fits(tensors, _SMALLEST_TENSOR)
         self._fits(keys, _SMALLEST_KEY)
         self.keys: Mapping[str, Any] = dict(self._key() for _ in range(keys))
@@ -107,6 +110,8 @@ class GgufFile:
         if kind != _ARRAY:
             return name, self._value(kind)
         kind, count = self._numbers("<IQ")
+        if count > _MOST_VALUES:
+            self._damaged(f"a list in it has {count:,} values")
         if kind in _SCALARS:
             self._fits(count, struct.calcsize(_SCALARS[kind]))
             return name, list(self._numbers(f"<{count}{_SCALARS[kind]}"))
@@ -122,6 +127,8 @@ class GgufFile:
 
     def _tensor(self) -> tuple[str, int, tuple[int, ...], int]:
         name = self._text()
+        if not is_name(name):
+            self._damaged("a tensor in it has a name that no tensor has")
         (dimensions,) = self._numbers("<I")
         if not 1 <= dimensions <= _DIMENSIONS:
             self._damaged(f"{name} has {dimensions} dimensions")
@@ -142,8 +149,8 @@ class GgufFile:
             self._damaged(f"{name} lies beyond its end")
         return Stored(known, shape, start, size)
 
-    def matrix(self, name: str, expert: int | None = None) -> Tensor:
-        """A tensor, or one expert's slice, as the float32 (rows, columns) that gguf-py computes.
+    def matrix(self, name: str, expert: int | None = None, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows of a tensor, or of one expert's slice, as the float32 (rows, columns) that gguf-py computes.
 
         Raises:
             ExportError: There is none, or it is not of that shape or of a type that gguf-py reads.
@@ -155,10 +162,20 @@ class GgufFile:
         if len(stored.shape) != (2 if expert is None else 3) or not 0 <= (expert or 0) < count:
             self._damaged(f"{name} has the shape {stored.shape}")
         size = stored.size // count
-        start = stored.start + (expert or 0) * size
-        rows = np.array(self._bytes[start : start + size]).reshape(stored.shape[-2], -1)
+        begin = stored.start + (expert or 0) * size
+        rows = self._bytes[begin : begin + size].reshape(stored.shape[-2], -1)[start:stop]
+        return self._computed(name, stored, np.array(rows))
+
+    def vector(self, name: str) -> Tensor:
+        """A tensor of one dimension in float32; ``ExportError`` as for ``matrix``."""
+        stored = self.tensors.get(name)
+        if stored is None or len(stored.shape) != 1:
+            self._damaged(f"there is no vector {name}")
+        return self._computed(name, stored, np.array(self._bytes[stored.start : stored.start + stored.size]))
+
+    def _computed(self, name: str, stored: Stored, packed: Any) -> Tensor:
         try:
-            return torch.from_numpy(gguf.quants.dequantize(rows, stored.kind))
+            return torch.from_numpy(gguf.quants.dequantize(packed, stored.kind))
         except NotImplementedError as error:
             raise ExportError(
                 f"{name} in {self._name} is of the type {stored.kind.name}, which gguf-py does not read.",
