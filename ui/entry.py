@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from threading import Timer
 
 import streamlit as st
 from streamlit.navigation.page import Page
@@ -62,7 +64,10 @@ def _root() -> None:
 def navigate() -> None:
     """Draw the navigation, run the page it chose, and set the job strip below; ``app.py`` calls this."""
     st.session_state[_ENTERED] = True
-    chosen = st.navigation(pages(), position="sidebar")
+    root, *shown = pages()
+    chosen = st.navigation([root, *shown], position="sidebar")
+    if chosen is root:
+        chosen.run()  # leads on: what would be drawn here first, the browser would draw twice
     dark = "-dark" if theme.mode() == "dark" else ""
     st.logo(ROOT / "assets" / f"logo{dark}.svg", size="large", icon_image=ROOT / "assets" / "icon.svg")
     theme.mend()
@@ -71,6 +76,15 @@ def navigate() -> None:
         chosen.run()
     finally:  # a page that stops early has its strip too
         jobs.strip()
+        _load_ahead()
+
+
+@st.cache_resource(show_spinner=False)
+def _load_ahead() -> None:
+    """Load pandas, a third of what the server imports, once the browser has drawn the first page."""
+    timer = Timer(2, import_module, args=("pandas",))
+    timer.daemon = True
+    timer.start()
 
 
 def ensure_entry(stem: str) -> None:
@@ -83,6 +97,10 @@ def ensure_entry(stem: str) -> None:
     if not st.session_state.get(_ENTERED):
         st.navigation(pages(icons=False), position="hidden")
         st.rerun()
+    if (
+        stem != PAGES[0].stem
+    ):  # it has no chart, and Plotly takes a pandas that is only half loaded for a whole one
+        import_module("pandas")
     state.sync(stem)
 
 
