@@ -21,6 +21,7 @@ from quant_core.plots.channels import (
     input_strip,
     reach_text,
 )
+from quant_core.plots.curves import Axis, Curve, draw_curves
 from quant_core.plots.diagram import (
     Diagram,
     Measure,
@@ -73,6 +74,8 @@ from quant_core.plots.weights import (
 __all__ = [
     "INTERVAL",
     "SCORES",
+    "Axis",
+    "Curve",
     "Diagram",
     "FigureTable",
     "Fold",
@@ -105,6 +108,7 @@ __all__ = [
     "clicked_cell",
     "diagram",
     "draw_channel_strip",
+    "draw_curves",
     "draw_diagram",
     "draw_error_histogram",
     "draw_format_profile",
