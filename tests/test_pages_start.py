@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from quant_core.allocation.contenders import contenders
@@ -34,8 +35,8 @@ from quant_core.workspace import Workspace, browser_roots
 from tests.served_pages import job, keep, open_page, texts
 from tests.test_pages_model import other
 from tests.test_pages_recipe import draft
+from ui import jobs, recommend
 from ui import proof as proof_panel
-from ui import recommend
 
 WEIGHTS = HubFile("model.safetensors", 2_000_000, "a" * 64)
 FOUND = HubModel("lab/tiny", "c" * 40, (HubFile("config.json", 600, "b" * 40), WEIGHTS), {"BF16": 1_000_000},
@@ -387,3 +388,18 @@ def test_recent_models_say_what_is_finished(home: Path, info: ModelInfo) -> None
     links = [link.proto.label for link in app.get("page_link")]
     assert "Scores" in links
     assert any(label.startswith("Recipe of ") for label in links)
+
+
+@pytest.mark.parametrize(("asked_from", "runs"), [("here", 1), ("elsewhere", 0)])
+def test_a_fragment_of_a_page_that_was_left_does_not_lead_back(
+    monkeypatch: pytest.MonkeyPatch, asked_from: str, runs: int
+) -> None:
+    """A switch of pages at the moment a job ended was undone by the old page's own rerun."""
+    reruns: list[str] = []
+    monkeypatch.setattr(st, "session_state", {})
+    monkeypatch.setattr(st, "rerun", lambda: reruns.append("page"))
+    monkeypatch.setattr(jobs, "_page_hash", lambda: "here")
+    jobs.start_page()
+    monkeypatch.setattr(jobs, "_page_hash", lambda: asked_from)
+    jobs.run_page_again()
+    assert len(reruns) == runs

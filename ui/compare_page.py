@@ -22,7 +22,16 @@ from ui import (
 )
 from ui import recipe_draft as drafts
 from ui.compare_tokens import COLOUR
-from ui.jobs import latest, progress_text, request_result, show_error, show_in_place, submit, workspace
+from ui.jobs import (
+    latest,
+    progress_text,
+    request_result,
+    run_page_again,
+    show_error,
+    show_in_place,
+    submit,
+    workspace,
+)
 from ui.widgets import empty_state, notes
 
 EXAMPLES = (
@@ -181,7 +190,7 @@ def _finished(request: GenerateRequest, result: Generation, titles: Mapping[Side
 def _stream(request: GenerateRequest, job_id: str, titles: Mapping[Side, str]) -> None:
     job = workspace().job(job_id)
     if not job.active:
-        st.rerun()
+        run_page_again()
     _progress(job)
     compare_tokens.picker()
     readings = workspace().readings(job_id)  # before the tokens, which must not be fewer

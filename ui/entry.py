@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from threading import Timer
 
 import streamlit as st
 from streamlit.navigation.page import Page
@@ -12,6 +14,7 @@ from ui import jobs, state, theme
 
 ROOT = Path(__file__).parent.parent
 _ENTERED = "entry:app"
+_LESSON_MODE = "entry:lesson-mode"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,17 @@ PAGES = (
         "What a model that others quantized holds",
     ),
     PageSpec("runs", "Runs", ":material/history:", "Every result, with what it comes from"),
+    PageSpec("learn", "Learn", ":material/school:", "Quantization taught on this model, one idea a page"),
 )
+LESSONS = (
+    PageSpec(
+        "groups", "Scales and groups", ":material/school:", "Symmetric and asymmetric; tensor, channel, group"
+    ),
+    PageSpec(
+        "grids", "Uniform and non-uniform", ":material/school:", "Equal steps, quantiles, powers, clusters"
+    ),
+)
+"""The lessons in their order; the page of one is ``pages/lesson_<stem>.py``."""
 
 
 def pages(icons: bool = True) -> list[Page]:
@@ -50,14 +63,26 @@ def pages(icons: bool = True) -> list[Page]:
     nobody sees: it leads on to the first, and a link that names a model to that model.
     """
     root = st.Page(_root, title="QuantLens", url_path="root", default=True, visibility="hidden")
-    return [root, *(page(spec.stem, icons) for spec in PAGES)]
+    stems = [*(spec.stem for spec in PAGES), *(lesson_stem(spec.stem) for spec in LESSONS)]
+    return [root, *(page(stem, icons) for stem in stems)]
+
+
+def lesson_stem(stem: str) -> str:
+    """The stem of a lesson's page."""
+    return f"lesson_{stem}"
 
 
 def page(stem: str, icon: bool = True) -> Page:
-    """The page whose file is ``pages/<stem>.py``."""
-    spec = next(spec for spec in PAGES if spec.stem == stem)
-    path = ROOT / "pages" / f"{stem}.py"
-    return st.Page(path, title=spec.title, icon=spec.icon if icon else None, url_path=stem, help=spec.help)
+    """The page whose file is ``pages/<stem>.py``; those of lessons are reached from Learn."""
+    lesson = stem.startswith(lesson_stem(""))
+    known = (
+        {lesson_stem(spec.stem): spec for spec in LESSONS} if lesson else {spec.stem: spec for spec in PAGES}
+    )
+    spec = known[stem]
+    return st.Page(
+        ROOT / "pages" / f"{stem}.py", title=spec.title, icon=spec.icon if icon else None, url_path=stem,
+        help=spec.help, visibility="hidden" if lesson else "visible",
+    )  # fmt: skip
 
 
 def _root() -> None:
@@ -68,7 +93,12 @@ def _root() -> None:
 def navigate() -> None:
     """Draw the navigation, run the page it chose, and set the job strip below; ``app.py`` calls this."""
     st.session_state[_ENTERED] = True
-    chosen = st.navigation(pages(), position="sidebar")
+    root, *shown = pages()
+    alone = state.MODE.get() == "lesson"
+    st.session_state[_LESSON_MODE] = alone
+    chosen = st.navigation([root, *shown], position="hidden" if alone else "sidebar")
+    if chosen is root:
+        chosen.run()  # leads on: what would be drawn here first, the browser would draw twice
     dark = "-dark" if theme.mode() == "dark" else ""
     st.logo(ROOT / "assets" / f"logo{dark}.svg", size="large", icon_image=ROOT / "assets" / "icon.svg")
     theme.mend()
@@ -77,6 +107,15 @@ def navigate() -> None:
         chosen.run()
     finally:  # a page that stops early has its strip too
         jobs.strip()
+        _load_ahead()
+
+
+@st.cache_resource(show_spinner=False)
+def _load_ahead() -> None:
+    """Load pandas, a third of what the server imports, once the browser has drawn the first page."""
+    timer = Timer(2, import_module, args=("pandas",))
+    timer.daemon = True
+    timer.start()
 
 
 def ensure_entry(stem: str) -> None:
@@ -89,7 +128,16 @@ def ensure_entry(stem: str) -> None:
     if not st.session_state.get(_ENTERED):
         st.navigation(pages(icons=False), position="hidden")
         st.rerun()
+    if (
+        stem != PAGES[0].stem
+    ):  # it has no chart, and Plotly takes a pandas that is only half loaded for a whole one
+        import_module("pandas")
     state.sync(stem)
+    lesson = stem.startswith(lesson_stem(""))
+    if not lesson:
+        state.MODE.set("app")
+    if (state.MODE.get() == "lesson") != st.session_state[_LESSON_MODE]:
+        st.rerun()  # the navigation was drawn before the address was read
 
 
 def link(stem: str, label: str = "", **changes: str) -> None:

@@ -86,6 +86,7 @@ _FRESH = "jobs:fresh"
 _SHOWN = "jobs:shown"
 _ACTIVE = "jobs:active"
 _DISMISSED = "jobs:dismissed"
+_PAGE = "jobs:page"
 _KEYS: deque[tuple[Request, str]] = deque(maxlen=4)
 """The requests whose keys were worked out last."""
 
@@ -242,7 +243,7 @@ def _status(job: Job) -> None:
     show_in_place(job.id)
     if job.active:
         if st.session_state.get(_FRESH) and in_fragment():
-            st.rerun()  # the strip below the page must learn of the job
+            run_page_again()  # the strip below the page must learn of the job
         _watch(job.id)
     elif job.state == "failed":
         show_error(QuantError(job.error, job.hint))
@@ -267,8 +268,23 @@ def show_newest(key: str) -> bool:
 def _watch(job_id: str) -> None:
     job = workspace().job(job_id)
     if not job.active:
-        st.rerun()
+        run_page_again()
     show_progress(job, "here")
+
+
+def run_page_again() -> None:
+    """From a fragment, run its page, unless the user has gone to another one.
+
+    A fragment that was asked for before the browser knew of the new page runs after it, as a part of the old one; to
+    run "the page" from there would lead the user back.
+    """
+    if _page_hash() == st.session_state[_PAGE]:
+        st.rerun()
+
+
+def _page_hash() -> str:
+    context = get_script_run_ctx()
+    return context.page_script_hash if context is not None else ""
 
 
 def show_progress(job: Job, place: str) -> None:
@@ -338,7 +354,7 @@ def _strip() -> None:
             st.toast(f"Done: {job.title}", icon=":material/check_circle:")
     if ended:
         st.session_state[_ACTIVE] = [job.id for job in active]
-        st.rerun()
+        run_page_again()
     with st.container(key="job_strip", gap="xsmall"):
         for job in reversed(active):
             show_progress(job, "strip")
@@ -383,7 +399,8 @@ def _failures() -> list[Job]:
 
 
 def start_page() -> None:
-    """Forget which jobs the page showed in place; called before a page runs."""
+    """Note the page, and forget which jobs it showed in place; called before a page runs."""
+    st.session_state[_PAGE] = _page_hash()
     st.session_state[_SHOWN] = set()
 
 

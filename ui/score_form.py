@@ -10,7 +10,7 @@ from quant_core.schema import ModelInfo, ScoreTable, SensitivityRequest, digest,
 from ui import added_formats, scores, setup, state
 from ui.format_names import method_name, short_names
 from ui.formats_picker import formats_picker
-from ui.jobs import POLL, latest, request_result, workspace
+from ui.jobs import POLL, latest, request_result, run_page_again, workspace
 from ui.score_view import SCORE_TITLES, available
 from ui.text_picker import text_picker
 
@@ -118,7 +118,7 @@ def _follow(job_id: str, number: int) -> None:
     """Draw the page again once the sweep has streamed more than the table of ``number``."""
     found = workspace().scores_so_far(job_id)
     if found is not None and found[0] > number:
-        st.rerun()
+        run_page_again()
 
 
 def _tables(info: ModelInfo) -> list[ScoreTable]:

@@ -156,6 +156,8 @@ CONTEXT = integer_param("context", "the context length", 2048, 1, 100_000_000)
 RECIPE = text_param("recipe", "the recipe", pattern=r"[\w-]{0,64}")
 TRAINED = text_param("trained", "the training", pattern=r"[0-9a-f]{0,64}")
 """Key of the training whose weights are in use."""
+MODE = choice_param("mode", "how lessons are shown", ("app", "lesson"))
+"""In lesson mode nothing else of the app is shown; other pages leave it."""
 MODELS_OWN: list[Param[Any]] = [UNIT, RECIPE, TRAINED]
 """What is forgotten when another model is opened."""
 

@@ -17,6 +17,7 @@ from ui.jobs import (
     guarded,
     latest,
     request_result,
+    run_page_again,
     show_in_place,
     start_button,
     workspace,
@@ -217,7 +218,7 @@ def _live(job_id: str, other: bool) -> None:
     """Progress, numbers and curve of a running training, and the way to stop it."""
     job = workspace().job(job_id)
     if not job.active:
-        st.rerun()
+        run_page_again()
     show_in_place(job.id)
     if other:
         st.caption(":material/info: This training was asked for with other settings than those above.")

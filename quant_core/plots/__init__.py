@@ -27,6 +27,7 @@ from quant_core.plots.checkpoint import (
     checkpoint_text,
     draw_checkpoint_errors,
 )
+from quant_core.plots.curves import Axis, Curve, draw_curves
 from quant_core.plots.diagram import (
     Diagram,
     Measure,
@@ -80,7 +81,9 @@ from quant_core.plots.weights import (
 __all__ = [
     "INTERVAL",
     "SCORES",
+    "Axis",
     "CheckpointErrors",
+    "Curve",
     "Diagram",
     "FigureTable",
     "Fold",
@@ -117,6 +120,7 @@ __all__ = [
     "diagram",
     "draw_channel_strip",
     "draw_checkpoint_errors",
+    "draw_curves",
     "draw_diagram",
     "draw_error_histogram",
     "draw_format_profile",

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import pandas as pd  # noqa: F401 -- Plotly asks for it half loaded where another thread is just importing it
 import plotly.graph_objects as go
 
 from quant_core.plots.palette import Palette

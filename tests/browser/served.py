@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -91,17 +91,7 @@ def at_rest(page: Page) -> None:
 
 
 def go(page: Page, title: str) -> None:
-    """Switch to a page by the navigation, and wait until it shows its title.
-
-    Of two requests that meet, Streamlit keeps the later: a switch at the very moment a job ends can be lost to the
-    page's own rerun. Then the link is pressed again, as a user would.
-    """
+    """Switch to a page by the navigation, and wait until it shows its title."""
     link = page.get_by_role("link", name=title, exact=True)
-    entry = page.get_by_test_id("stSidebarNavLink").and_(link)  # not by text: icons are text too
-    heading = page.get_by_role("heading", name=title, level=1)
-    entry.click()
-    try:
-        heading.wait_for(timeout=15_000)
-    except TimeoutError:
-        entry.click()
-        heading.wait_for()
+    page.get_by_test_id("stSidebarNavLink").and_(link).click()  # not by text: icons are text too
+    page.get_by_role("heading", name=title, level=1).wait_for()
