@@ -26,7 +26,7 @@ if here.guess("It hardly changes", "About a third less", "It halves or better") 
             title,
             tuple(bits[name] for name in line),
             tuple(error[name] for name in line),
-            tuple(SIZES.values()),
+            tuple(SIZES.values()) if title == "asymmetric" else (),
         )
         for title, line in zip(KINDS.values(), lines, strict=True)
     ]

@@ -136,8 +136,10 @@ def ensure_entry(stem: str) -> None:
     lesson = stem.startswith(lesson_stem(""))
     if not lesson:
         state.MODE.set("app")
-    if (state.MODE.get() == "lesson") != st.session_state[_LESSON_MODE]:
-        st.rerun()  # the navigation was drawn before the address was read
+    alone = state.MODE.get() == "lesson"
+    if alone != st.session_state[_LESSON_MODE]:  # the navigation was drawn before the address was read
+        st.session_state[_LESSON_MODE] = alone
+        st.rerun()
 
 
 def link(stem: str, label: str = "", **changes: str) -> None:
