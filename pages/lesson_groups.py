@@ -31,7 +31,7 @@ if here.guess("It hardly changes", "About a third less", "It halves or better") 
         for title, line in zip(KINDS.values(), lines, strict=True)
     ]
     theme.chart(
-        plots.draw_curves(curves, theme.palette(), "Error of 4-bit weights by who shares a scale",
+        plots.draw_curves(curves, theme.palette(), "Error of 4-bit weights",
                           plots.Axis("Everything stored", "bits a weight"),
                           plots.Axis("Squared error", "% of |W|²", log=True)),
         "lesson-groups", f"Squared error of {unit.name} against bits a weight, for five block sizes.",
