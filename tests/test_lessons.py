@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from quant_core.schema import FormatView, LayerRequest, ModelInfo, replace
 from quant_core.workspace import Workspace
 from tests import made_results
-from tests.served_pages import keep, open_page, texts
+from tests.served_pages import job, keep, open_page, texts
 from ui import glossary
 from ui.entry import LESSONS, PAGES
 from ui.lesson_text import FOLDER, PARTS, filled, lesson_text, parse
@@ -113,6 +113,29 @@ def test_nothing_is_shown_before_the_guess(home: Path, info: ModelInfo, workspac
     assert any(box.value.startswith("Right.") for box in app.success)
     app.radio(key="quiz:groups:0").set_value("INT4 tensor sym").run()
     assert any(box.value.startswith("Not so.") for box in app.error)
+
+
+@pytest.mark.parametrize(("state", "told"), [("running", "half is done"), ("failed", "The layer is gone.")])
+def test_work_under_way_and_work_that_failed_are_told_in_place(
+    home: Path, info: ModelInfo, workspace: Workspace, state: str, told: str
+) -> None:
+    roots = workspace.inspect_request(info.ref).roots
+    names = ("int4/g64/asym", "nf4/g64", "fp4/g64", "pot4/g64", "kmeans4/channel")
+    job(
+        home,
+        LayerRequest(info.ref, info.fingerprint, (UNIT,), names, roots=roots),
+        state,
+        told,
+        "Choose another.",
+    )
+    app = open_page("lesson_grids", unit=UNIT, guess="grids.0")
+    assert "What happened" not in [each.value for each in app.subheader]
+    if state == "failed":
+        assert app.error[0].value == "The layer is gone.\n\nChoose another."
+    else:
+        assert told in app.get("progress")[0].proto.text
+    assert {"Retry", "Cancel"} & {button.label for button in app.button}
+    assert "To keep in mind" in texts(app), "the lesson ends as always"
 
 
 def test_the_best_grid_is_told_from_the_errors(home: Path, info: ModelInfo, workspace: Workspace) -> None:
