@@ -49,6 +49,8 @@ JOBS: Functions = {
     "speed": "quant_core.evaluation.speed:speed",
     "recommend": "quant_core.evaluation.recommend:recommend",
     "export": "quant_core.export.run:export",
+    "check": "quant_core.evaluation.check:check",
+    "served": "quant_core.evaluation.served_text:served_text",
     "look": "quant_core.models.hub:look",
     "download": "quant_core.models.hub:download",
 }

@@ -28,6 +28,7 @@ from typing import Any, BinaryIO
 
 from quant_core.errors import QuantError
 from quant_core.schema import (
+    Check,
     ChoiceScores,
     ChoicesRequest,
     Evaluation,
@@ -44,6 +45,7 @@ from quant_core.schema import (
     Result,
     Run,
     ScoreTable,
+    ServedText,
     SpeedRequest,
     Speeds,
     Training,
@@ -326,7 +328,7 @@ def _answers(request: Request, result: Result) -> bool:
         case Speeds():
             return isinstance(request, SpeedRequest) and len(result.variants) == len(request.variants)
         case _:
-            return isinstance(result, Evaluation | Training)
+            return isinstance(result, Evaluation | Training | Check | ServedText)
 
 
 def _model(fingerprint: str, data: Any) -> ModelInfo:

@@ -54,6 +54,8 @@ _ALL = (
     Kind("tails", schema.TailsRequest, schema.KlTails, False, "Spread of KL of {model}"),
     Kind("speed", schema.SpeedRequest, schema.Speeds, False, "Time {model}"),
     Kind("evaluate", schema.EvaluateRequest, schema.Evaluation, False, "Measure a recipe on {model}"),
+    Kind("check", schema.CheckRequest, schema.Check, False, "Check what is served of {model}"),
+    Kind("served", schema.ServedRequest, schema.ServedText, True, "Write with what is served of {model}"),
 )
 KINDS = {kind.name: kind for kind in _ALL}
 _BY_REQUEST = {kind.request: kind for kind in _ALL}

@@ -15,6 +15,7 @@ from pathlib import Path
 from quant_core.errors import QuantError
 from quant_core.schema import (
     Belongings,
+    Check,
     ChoiceScores,
     Evaluation,
     Finding,
@@ -29,6 +30,7 @@ from quant_core.schema import (
     Run,
     RunLine,
     ScoreTable,
+    ServedText,
     Speeds,
     Training,
     dump,
@@ -41,6 +43,7 @@ from quant_core.store.results import ResultTable
 
 KINDS = (
     "sensitivity", "evaluate", "prove", "generate", "train", "prompts", "choices", "tails", "speed",
+    "check", "served",
 )  # fmt: skip
 """Kinds of jobs whose results are runs."""
 TITLES = {
@@ -54,6 +57,8 @@ TITLES = {
     "choices": "Multiple choice",
     "tails": "Spread of KL",
     "speed": "Speed",
+    "check": "Check of a served model",
+    "served": "Text of a served model",
 }
 """What runs are called, a measured sweep by a name of its own."""
 LONGEST_NOTE = 2000
@@ -292,6 +297,10 @@ def finding(result: Result) -> Finding:
             return Finding("KL, 99.9th percentile", result.p999, "nats/token")
         case Speeds():
             return Finding("written by the original", result.variants[0].decode[0], "tokens/s")
+        case Check():
+            return Finding("served, KL to the approved", result.approved.mean, "nats/token")
+        case ServedText():
+            return Finding("written by the server", result.written, "tokens")
         case _:
             raise TypeError(f"{type(result).__name__} is the answer of no run")
 
