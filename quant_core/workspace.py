@@ -414,6 +414,10 @@ class Workspace:
         """A run with its answer and what it comes from; ``QuantError`` if there is none with that key."""
         return self._client.store.runs.get(key)
 
+    def checks(self, fingerprint: str, limit: int = 500) -> list[Run]:
+        """The newest checks of what is served of a model, the oldest of them first."""
+        return self._client.store.runs.newest("check", fingerprint, limit)
+
     def set_note(self, key: str, note: str) -> None:
         """Keep the user's words with a run; ``QuantError`` if they are too many."""
         self._client.store.runs.set_note(key, note)

@@ -126,6 +126,19 @@ class RunTable:
                 found.append(self.get(row["key"]))
         return found
 
+    def newest(self, kind: str, fingerprint: str, limit: int) -> list[Run]:
+        """The newest runs of a kind about a model, the oldest of them first; unreadable ones are left out."""
+        rows = self._database.query(
+            """SELECT key FROM results WHERE kind = ? AND fingerprint = ?
+                ORDER BY created DESC, rowid DESC LIMIT ?""",
+            (kind, fingerprint, limit),
+        )
+        found = []
+        for row in reversed(rows):
+            with contextlib.suppress(QuantError):
+                found.append(self.get(row["key"]))
+        return found
+
     def model(self, fingerprint: str) -> ModelInfo | None:
         """What a model is that was opened here or came with a run; None if it is not known."""
         for info in self._results.of_kind("inspect", fingerprint):
