@@ -1,9 +1,11 @@
 """The command line: the dashboard's jobs without a browser.
 
 ``python -m quant_core models | formats | weights | sensitivity | recipe | calibrate | evaluate | export | import |
-speed | report | train | generate | runs | reproduce | catalog``.
+speed | report | train | generate | check | runs | reproduce |
+catalog``.
 Progress goes to standard error, the answer to standard output (one JSON object with ``--json``). The exit code is 0, 1
-for a failure, 2 for wrong usage, and 130 if it was interrupted, which also cancels the job.
+for a failure, 2 for wrong usage, 3 where ``check`` found more than its limit, and 130 if it was interrupted, which also
+cancels the job.
 """
 
 from __future__ import annotations

@@ -48,6 +48,10 @@ class ExportError(QuantError):
     """A model cannot be written for a runtime, or a quantized checkpoint cannot be read."""
 
 
+class EndpointError(QuantError):
+    """A server cannot be reached, or answers other than was asked."""
+
+
 class JobError(QuantError):
     """A job failed, was lost, or cannot be started."""
 

@@ -15,6 +15,10 @@ _CHUNK = 1 << 19
 """Logits that are compared at a time on a CPU (2 MB in float32)."""
 
 
+REST = 1e-7
+"""Least probability of all tokens together that an endpoint did not name."""
+
+
 def log_probabilities(logits: Tensor) -> Tensor:
     """Float32 log-softmax over the vocabulary, same shape."""
     return torch.log_softmax(logits.float(), dim=-1)
@@ -93,6 +97,29 @@ def negative_log_likelihood(log_probs: Tensor, labels: Tensor) -> Tensor:
 def top1_agreement(reference: Tensor, other: Tensor) -> Tensor:
     """Whether both find the same token likeliest, as bool (positions,); takes logits or log-probabilities."""
     return reference.argmax(dim=-1) == other.argmax(dim=-1)
+
+
+def top_k_kl(reference: Tensor, tokens: Tensor, others: Tensor) -> Tensor:
+    """KL(reference || other) at each position (positions,) in nats, of what is known of the other: its top k.
+
+    The k tokens that the other named are a class each, and all the rest is one more, on both sides. Merging outcomes
+    never raises a divergence (the log sum inequality: Cover & Thomas, "Elements of Information Theory", theorem 2.7.1),
+    so this is at least 0 and at most the whole KL, and equals it where every token is named.
+
+    Args:
+        reference: Log-probabilities (positions, vocabulary).
+        tokens: Ids that the other named (positions, k), none twice at a position; -1 where there are fewer than k.
+        others: The other's log-probabilities of these (positions, k).
+
+    What the other leaves for the rest is at least ``REST``, below which log-probabilities in float32 cannot tell it.
+    """
+    named = tokens >= 0
+    p_log = reference.double().gather(-1, tokens.clamp(min=0))
+    p, q = p_log.exp() * named, others.double().exp() * named
+    inside = torch.where(named, p * (p_log - others.double()), 0.0).sum(dim=-1)
+    p_rest = (1.0 - p.sum(dim=-1)).clamp(min=0.0)
+    q_rest = (1.0 - q.sum(dim=-1)).clamp(min=REST)
+    return (inside + torch.xlogy(p_rest, p_rest) - p_rest * q_rest.log()).clamp(min=0.0)
 
 
 def mean_and_error(per_sequence: Tensor) -> tuple[float, float]:

@@ -783,6 +783,61 @@ class ImportRequest:
     roots: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Endpoint:
+    """A model behind a server that speaks OpenAI's API."""
+
+    address: str
+    """Up to and including the version: ``http://127.0.0.1:8080/v1``."""
+    model: str = ""
+    """What the server calls it; empty for the only one it has."""
+    key: str = ""
+    """Name of the environment variable that holds the key, never the key; empty where none is needed."""
+
+
+@dataclass(frozen=True)
+class CheckRequest:
+    """Compare what an endpoint predicts with what the approved variant does. Answer: ``Check``."""
+
+    model: ModelRef
+    fingerprint: str
+    endpoint: Endpoint
+    assignment: Mapping[str, str]
+    """Of the approved variant: unit name to full format name; units not named keep the original weights."""
+    limit: float = 0.05
+    """Nats a token up to which the endpoint counts as what was approved."""
+    asked: str = ""
+    """When it was asked for, since every check is a new one."""
+    k: int = 20
+    """How many likeliest next tokens the endpoint is asked for."""
+    text: TextSource = EVALUATION
+    tokens: int = 1024
+    sequence: int = 128
+    setup: Setup = Setup()
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ServedRequest:
+    """Write from a prompt with an endpoint, the original, and the approved variant. Answer: ``ServedText``."""
+
+    model: ModelRef
+    fingerprint: str
+    endpoint: Endpoint
+    prompt: str
+    assignment: Mapping[str, str] | None = None
+    """Of the approved variant; None for the original alone."""
+    tokens: int = 60
+    seed: int = 0
+    temperature: float = 0.0
+    """0 picks the likeliest token, which alone can be compared word for word."""
+    top_p: float = 0.95
+    asked: str = ""
+    """When it was asked for: what an endpoint writes may change."""
+    setup: Setup = Setup()
+    roots: tuple[str, ...] = ()
+
+
 Request = (
     InspectRequest
     | SensitivityRequest
@@ -808,6 +863,8 @@ Request = (
     | ExportRequest
     | RuntimeSpeedRequest
     | ImportRequest
+    | CheckRequest
+    | ServedRequest
 )
 
 
@@ -1570,6 +1627,67 @@ class QuantizedCheckpoint:
         return sum(weight.error is not None for weight in self.weights)
 
 
+@dataclass(frozen=True)
+class Divergence:
+    """A mean KL in nats a token, its standard error over sequences, and its 95 % interval."""
+
+    mean: float
+    stderr: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far an endpoint's predictions are from the approved variant's and from the original's, by top-k KL.
+
+    KL(reference || endpoint) over the tokens that the endpoint named and the rest as one: at most the whole KL.
+    """
+
+    approved: Divergence
+    original: Divergence
+    top1_agreement: float
+    """Share of positions where the endpoint finds the same token likeliest as the approved variant, in 0..1."""
+    k: int
+    """Most tokens that the endpoint named at a position."""
+    coverage: float
+    """Mean share of the endpoint's probability that lies on the tokens it named, in 0..1."""
+    served: str
+    """What the server calls its model."""
+    tokens: int
+    """Predicted positions that were compared."""
+    sequences: int
+    requests: int
+    """That were sent to the endpoint."""
+    text_hash: str
+    text_label: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ServedText:
+    """Continuations of a prompt, and how fast the endpoint's came, measured where it was read."""
+
+    original: tuple[str, ...]
+    """Text by token; ``approved`` likewise, empty where there is none."""
+    approved: tuple[str, ...]
+    served: tuple[str, ...]
+    """Text by piece as it came."""
+    first: float
+    """Seconds from the request to the first piece of text."""
+    rate: float | None
+    """Tokens a second behind the first piece; None for too short a text."""
+    written: int
+    """Tokens of the endpoint's text."""
+    counted: bool
+    """Whether the server told how many tokens it wrote; else every piece counts as one."""
+    name: str
+    """What the server calls its model."""
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
 Result = (
     Catalog
     | ModelInfo
@@ -1594,6 +1712,8 @@ Result = (
     | Exported
     | RuntimeSpeeds
     | QuantizedCheckpoint
+    | Check
+    | ServedText
 )
 
 

@@ -335,6 +335,10 @@ class Workspace:
     def result(self, request: schema.RuntimeSpeedRequest) -> schema.RuntimeSpeeds | None: ...
     @overload
     def result(self, request: schema.ImportRequest) -> schema.QuantizedCheckpoint | None: ...
+    @overload
+    def result(self, request: schema.CheckRequest) -> schema.Check | None: ...
+    @overload
+    def result(self, request: schema.ServedRequest) -> schema.ServedText | None: ...
     def result(self, request: Request) -> Result | None:
         """The stored answer to ``request``; None if there is none yet."""
         return self._client.result(request)
@@ -399,6 +403,10 @@ class Workspace:
     def run(
         self, request: schema.ImportRequest, on_progress: Watch | None = None
     ) -> schema.QuantizedCheckpoint: ...
+    @overload
+    def run(self, request: schema.CheckRequest, on_progress: Watch | None = None) -> schema.Check: ...
+    @overload
+    def run(self, request: schema.ServedRequest, on_progress: Watch | None = None) -> schema.ServedText: ...
     def run(self, request: Request, on_progress: Watch | None = None) -> Result:
         """Ask and wait; raises like ``wait``."""
         return self.wait(self.submit(request), on_progress)
@@ -426,6 +434,10 @@ class Workspace:
     def stored_run(self, key: str) -> Run:
         """A run with its answer and what it comes from; ``QuantError`` if there is none with that key."""
         return self._client.store.runs.get(key)
+
+    def checks(self, fingerprint: str, limit: int = 500) -> list[Run]:
+        """The newest checks of what is served of a model, the oldest of them first."""
+        return self._client.store.runs.newest("check", fingerprint, limit)
 
     def set_note(self, key: str, note: str) -> None:
         """Keep the user's words with a run; ``QuantError`` if they are too many."""

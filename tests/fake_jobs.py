@@ -12,12 +12,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from quant_core.errors import JobError
+from quant_core.errors import EndpointError, JobError
 from quant_core.evaluation.recommend import recommend
 from quant_core.jobs.context import Context
 from quant_core.schema import (
     Catalog,
     CatalogRequest,
+    Check,
+    CheckRequest,
+    Divergence,
     EvaluateRequest,
     Evaluation,
     GenerateRequest,
@@ -105,6 +108,14 @@ def catalog(context: Context, request: CatalogRequest) -> Catalog:
     return Catalog(())
 
 
+def check(context: Context, request: CheckRequest) -> Check:
+    context.loaded(request.model, request.roots, request.fingerprint)
+    if request.endpoint.model == "down":
+        raise EndpointError("Nothing answers.", "Start it.")
+    near, far = Divergence(0.02, 0.005, 0.01, 0.03), Divergence(0.4, 0.02, 0.36, 0.44)
+    return Check(near, far, 0.97, request.k, 0.9, "made", 120, 8, 121, "0" * 24, "text", 0.1)
+
+
 def _go_wrong(seed: int) -> None:
     if seed == PLAIN:
         raise JobError("The text is too short.", "Paste more.")
@@ -127,5 +138,6 @@ JOBS = {
     "train": train,
     "layer": layer,
     "catalog": catalog,
+    "check": check,
     "recommend": recommend,
 }

@@ -5,6 +5,8 @@ the first given those before it, or with ``full`` the whole distribution there; 
 
 The server has no log-probabilities of a prompt, so that every prefix is a request (its cache keeps all but the last
 token). It draws one token, and tells the probabilities before the bias that makes it the right one.
+
+With a path as argument it serves that file on a free port of this machine, writes the address, and ends with its input.
 """
 
 from __future__ import annotations
@@ -59,5 +61,10 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     return {"logprobs": told, "ids": [tokenized(server, text) for text in task.get("texts", [])]}
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and len(sys.argv) > 1:
+    served = serve(sys.argv[1])
+    sys.stdout.write(f"{served.listening_address}\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+elif __name__ == "__main__":
     sys.stdout.write(json.dumps([run(task) for task in json.load(sys.stdin)]))

@@ -11,6 +11,7 @@ import pytest
 
 from quant_core.__main__ import main
 from quant_core.allocation.proof import ranking
+from quant_core.schema import CheckRequest
 from quant_core.workspace import Workspace
 from tests import made_results
 from tests.workers import end_worker
@@ -140,3 +141,70 @@ def test_a_held_out_text_that_is_none_is_told_before_the_work(call: Call, tmp_pa
         code, out, err = call(*command, "--held-out", tmp_path / "missing.txt")
         assert (code, out) == (1, "")
         assert "missing.txt' cannot be read" in err
+
+
+# --- is what is served what was approved?
+
+ASK = ("check", "http://127.0.0.1:8080", "--model", "bundled")
+
+
+@pytest.fixture
+def ask(home: Path, capsys: pytest.CaptureFixture[str]) -> Call:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = main([*ASK, *map(str, arguments), "--home", str(home), "--jobs", "tests.fake_jobs:JOBS"])
+        except SystemExit as leave:
+            code = int(leave.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_the_exit_code_says_whether_it_is_what_was_approved(ask: Call, home: Path) -> None:
+    code, out, _ = ask("--limit", 0.05)
+    assert code == 0
+    assert "Yes, within the limit." in out
+    assert "KL to the approved: 0.02 nats/token, top-20 (95 % interval 0.01 to 0.03; limit 0.05)" in out
+    code, out, _ = ask("--limit", 0.015)
+    assert code == 3
+    assert "Probably not: the mean is above the limit, its interval reaches below." in out
+    code, _, err = ask("--served", "down")
+    assert code == 1
+    assert "Nothing answers." in err
+    workspace = Workspace(home)
+    kept = workspace.checks(INFO.fingerprint)
+    limits = [run.request.limit for run in kept if isinstance(run.request, CheckRequest)]
+    assert limits == [0.05, 0.015], "every check is kept, the oldest first"
+    assert workspace.stored_run(kept[0].key).origin is not None
+    workspace.close()
+
+
+def test_a_check_as_json(ask: Call) -> None:
+    code, out, _ = ask("--limit", 0.015, "--json")
+    found = json.loads(out)
+    assert code == 3
+    assert (found["verdict"], found["endpoint"]) == ("likely changed", "http://127.0.0.1:8080/v1")
+    assert found["approved"] == {"mean": 0.02, "stderr": 0.005, "low": 0.01, "high": 0.03}
+
+
+def test_it_asks_again_and_again_though_the_server_is_down_once(
+    ask: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it is interrupted; here in its third pause."""
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        if seconds >= 60:
+            pauses.append(seconds)
+            if len(pauses) == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("quant_core.cli.checking.time.sleep", pause)
+    code, _, err = ask("--every", "30m", "--served", "down")
+    assert (code, pauses) == (130, [1800.0] * 3)
+    assert err.count("Error: Nothing answers.") == 3
+
+
+@pytest.mark.parametrize("wrong", [("--every", "soon"), ("--limit", "0"), ("--every", "0h")])
+def test_wrong_times_and_limits_are_usage(ask: Call, wrong: tuple[str, str]) -> None:
+    assert ask(*wrong)[0] == 2

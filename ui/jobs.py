@@ -19,6 +19,8 @@ from quant_core.schema import (
     CatalogRequest,
     ChannelRanges,
     ChannelsRequest,
+    Check,
+    CheckRequest,
     ChoiceScores,
     ChoicesRequest,
     Downloaded,
@@ -54,6 +56,8 @@ from quant_core.schema import (
     RuntimeSpeeds,
     ScoreTable,
     SensitivityRequest,
+    ServedRequest,
+    ServedText,
     SpeedRequest,
     Speeds,
     TailsRequest,
@@ -74,11 +78,11 @@ PATIENCE = 1.2
 """Seconds that a page waits for short work before it shows progress instead."""
 SHORT = (
     InspectRequest, LayerRequest, WindowRequest, ChannelsRequest, RescoreRequest, GenerateRequest, AttributionRequest,
-    LookRequest, CatalogRequest,
+    LookRequest, CatalogRequest, ServedRequest,
 )  # fmt: skip
 LONG = (
     "weights", "sensitivity", "train", "prove", "evaluate", "recommend", "download", "prompts", "choices",
-    "tails", "speed", "export", "runtime_speed", "import",
+    "tails", "speed", "export", "runtime_speed", "import", "check",
 )  # fmt: skip
 """Kinds of jobs that nobody sits and waits for."""
 
@@ -180,6 +184,10 @@ def request_result(
 def request_result(
     request: ImportRequest, *, start: str = ..., why: str = ...
 ) -> QuantizedCheckpoint | None: ...
+@overload
+def request_result(request: CheckRequest, *, start: str = ..., why: str = ...) -> Check | None: ...
+@overload
+def request_result(request: ServedRequest, *, start: str = ..., why: str = ...) -> ServedText | None: ...
 def request_result(request: Request, *, start: str = "", why: str = "") -> Result | None:
     """The stored result at once; otherwise draw, right here, what leads to it, and return None.
 

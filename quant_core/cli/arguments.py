@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quant_core.cli import (
+    checking,
     commands,
     exporting,
     importing,
@@ -23,6 +24,7 @@ from quant_core.recipes.foreign import DIALECTS
 from quant_core.reproduction import TOLERANCE
 from quant_core.runtimes import RUNTIMES
 from quant_core.schema import ProveRequest
+from quant_core.served import LIMIT
 from quant_core.targets import EXPORTS, TARGETS
 from quant_core.targets.hardware import machines
 from quant_core.workspace import DEFAULT_FORMATS
@@ -223,6 +225,15 @@ def parser() -> argparse.ArgumentParser:
         help="wrap the prompt in the model's chat template (default: where it has one)",
     )
 
+    _add_check(
+        added.add_parser(
+            "check",
+            help="Ask a server whether it still serves what was approved.",
+            description="Ask an OpenAI-compatible server for its predictions on a text and compare them with a recipe, "
+            "or with the original. The exit code is 0 within the limit, 3 above it, 1 where it could not be measured.",
+            parents=[everywhere],
+        )
+    )
     _add_runs(
         add("runs", runs.listing, "List what was scored, measured, written and trained, or hand it on.")
     )
@@ -246,6 +257,55 @@ def parser() -> argparse.ArgumentParser:
     catalog = add("catalog", commands.catalog, "Write quant_core/catalog.json anew from the registries.")
     catalog.add_argument("--check", action="store_true", help="write nothing; exit with 1 if it would change")
     return whole
+
+
+def _add_check(check: argparse.ArgumentParser) -> None:
+    """Which server is compared with what, how often, and up to where it counts as the same."""
+    check.set_defaults(command=checking.check)
+    check.add_argument("endpoint", metavar="ENDPOINT", help="its address: http://127.0.0.1:8080/v1")
+    check.add_argument(
+        "--model", required=True, help="what it is compared with: bundled, a folder, or a hub id"
+    )
+    check.add_argument("--revision", default="", help="of a hub model")
+    check.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    check.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    check.add_argument("--recipe", type=Path, metavar="FILE", help="approved recipe (default: the original)")
+    check.add_argument(
+        "--served", default="", metavar="NAME", help="what the server calls its model (default: its only one)"
+    )
+    check.add_argument(
+        "--key-variable",
+        default="",
+        metavar="NAME",
+        help="environment variable that holds its key: OPENAI_API_KEY",
+    )
+    check.add_argument(
+        "--limit",
+        type=_positive,
+        default=LIMIT,
+        metavar="NATS",
+        help=f"largest mean KL a token that counts as the same (default: {LIMIT})",
+    )
+    check.add_argument(
+        "--every",
+        type=_period,
+        default=0.0,
+        metavar="TIME",
+        help="again and again: 30m, 1h, 1d (default: once)",
+    )
+    check.add_argument(
+        "--k", type=_count, default=20, help="tokens it is asked to name a place (default: 20)"
+    )
+    check.add_argument("--text", metavar="FILE", help=TEXT_HELP)
+    check.add_argument("--tokens", type=_count, default=1024, help="of the text (default: 1024)")
+
+
+def _period(text: str) -> float:
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    number, unit = text[:-1], text[-1:]
+    if not (number.isdecimal() and int(number) and unit in units):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 30m, 1h or 1d")
+    return int(number) * units[unit]
 
 
 def _add_runs(listing: argparse.ArgumentParser) -> None:

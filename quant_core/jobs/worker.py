@@ -51,6 +51,8 @@ JOBS: Functions = {
     "recommend": "quant_core.evaluation.recommend:recommend",
     "export": "quant_core.export.run:export",
     "import": "quant_core.checkpoints.run:read",
+    "check": "quant_core.evaluation.check:check",
+    "served": "quant_core.evaluation.served_text:served_text",
     "look": "quant_core.models.hub:look",
     "download": "quant_core.models.hub:download",
 }

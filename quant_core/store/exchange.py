@@ -28,6 +28,7 @@ from typing import Any, BinaryIO
 
 from quant_core.errors import QuantError
 from quant_core.schema import (
+    Check,
     ChoiceScores,
     ChoicesRequest,
     Evaluation,
@@ -47,6 +48,7 @@ from quant_core.schema import (
     RuntimeSpeedRequest,
     RuntimeSpeeds,
     ScoreTable,
+    ServedText,
     SpeedRequest,
     Speeds,
     Training,
@@ -361,7 +363,7 @@ def _answers(request: Request, result: Result) -> bool:
         case RuntimeSpeeds():
             return isinstance(request, RuntimeSpeedRequest) and result.runtime == request.runtime
         case _:
-            return isinstance(result, Evaluation | Training)
+            return isinstance(result, Evaluation | Training | Check | ServedText)
 
 
 def _model(fingerprint: str, data: Any) -> ModelInfo:

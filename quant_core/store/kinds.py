@@ -62,6 +62,8 @@ _ALL = (
     ),
     Kind("import", schema.ImportRequest, schema.QuantizedCheckpoint, False, "Read the checkpoint {model}"),
     Kind("evaluate", schema.EvaluateRequest, schema.Evaluation, False, "Measure a recipe on {model}"),
+    Kind("check", schema.CheckRequest, schema.Check, False, "Check what is served of {model}"),
+    Kind("served", schema.ServedRequest, schema.ServedText, True, "Write with what is served of {model}"),
 )
 KINDS = {kind.name: kind for kind in _ALL}
 _BY_REQUEST = {kind.request: kind for kind in _ALL}

@@ -17,6 +17,7 @@ from pathlib import Path
 from quant_core.errors import QuantError
 from quant_core.schema import (
     Belongings,
+    Check,
     ChoiceScores,
     Evaluation,
     ExportRequest,
@@ -37,6 +38,7 @@ from quant_core.schema import (
     RunLine,
     RuntimeSpeeds,
     ScoreTable,
+    ServedText,
     Speeds,
     Training,
     dump,
@@ -51,6 +53,7 @@ KINDS = (
     "sensitivity", "evaluate", "prove", "generate", "train", "prompts", "choices", "tails", "speed",
     "runtime_speed",
     "import",
+    "check", "served",
 )  # fmt: skip
 """Kinds of jobs whose results are runs."""
 TITLES = {
@@ -66,6 +69,8 @@ TITLES = {
     "speed": "Speed",
     "runtime_speed": "Speed in a runtime",
     "import": "Quantized checkpoint",
+    "check": "Check of a served model",
+    "served": "Text of a served model",
 }
 """What runs are called, a measured sweep by a name of its own."""
 LONGEST_NOTE = 2000
@@ -142,6 +147,19 @@ class RunTable:
         )
         found = [_request(row["kind"], row["request"]) for row in rows]
         return [request for request in found if isinstance(request, ExportRequest)]
+
+    def newest(self, kind: str, fingerprint: str, limit: int) -> list[Run]:
+        """The newest runs of a kind about a model, the oldest of them first; unreadable ones are left out."""
+        rows = self._database.query(
+            """SELECT key FROM results WHERE kind = ? AND fingerprint = ?
+                ORDER BY created DESC, rowid DESC LIMIT ?""",
+            (kind, fingerprint, limit),
+        )
+        found = []
+        for row in reversed(rows):
+            with contextlib.suppress(QuantError):
+                found.append(self.get(row["key"]))
+        return found
 
     def model(self, fingerprint: str) -> ModelInfo | None:
         """What a model is that was opened here or came with a run; None if it is not known."""
@@ -353,6 +371,10 @@ def finding(result: Result) -> Finding:
             return Finding("written by the original", result.variants[0].decode[0], "tokens/s")
         case RuntimeSpeeds():
             return Finding(f"written in {result.runtime}", result.recipe.decode[0], "tokens/s")
+        case Check():
+            return Finding("served, KL to the approved", result.approved.mean, "nats/token")
+        case ServedText():
+            return Finding("written by the server", result.written, "tokens")
         case _:
             raise TypeError(f"{type(result).__name__} is the answer of no run")
 
