@@ -11,6 +11,7 @@ import streamlit as st
 
 from quant_core.contrast import contrast, main_score
 from quant_core.schema import (
+    Check,
     EvaluateRequest,
     Evaluation,
     GenerateRequest,
@@ -19,6 +20,7 @@ from quant_core.schema import (
     Result,
     Run,
     ScoreTable,
+    ServedText,
     Side,
     Training,
 )
@@ -147,6 +149,8 @@ def _figures(run: Run) -> dict[str, str]:
                 "Written": f"{len(result.original):,} tokens",
                 "Same from the start": f"{alike:,} tokens",
             }
+        case Check() | ServedText():
+            found = runs_words.served(result)
         case Training():
             found = {
                 "KL before": words.nats(result.kl_before),

@@ -10,6 +10,8 @@ import streamlit as st
 from quant_core.allocation.proof import ranking
 from quant_core.errors import QuantError
 from quant_core.schema import (
+    Check,
+    CheckRequest,
     ChoiceScores,
     ChoicesRequest,
     EvaluateRequest,
@@ -25,6 +27,8 @@ from quant_core.schema import (
     Run,
     ScoreTable,
     SensitivityRequest,
+    ServedRequest,
+    ServedText,
     Setup,
     TailsRequest,
     Training,
@@ -77,6 +81,14 @@ def place(run: Run) -> Place | None:
         case TailsRequest(), KlTails():
             found = _recipe(run, run.request.assignment, None, run.request.setup)
             return Place("compare", "Open the spread", {**where, **found, "tab": "text"}) if found else None
+        case CheckRequest(), Check():
+            found = _recipe(run, run.request.assignment, None, run.request.setup)
+            return Place(
+                "compare", "Open its history", {**where, **found, **_served(run), "checked": run.key}
+            )
+        case ServedRequest(), ServedText():
+            found = _recipe(run, run.request.assignment or {}, None, run.request.setup)
+            return Place("compare", "Open the texts", {**where, **found, **_served(run), "wrote": run.key})
         case TrainRequest(), Training():
             return Place("train", "Open its curve", {**where, "training": run.result.key})
     return None
@@ -113,6 +125,13 @@ def _sweep(request: SensitivityRequest, table: ScoreTable) -> dict[str, str]:
         "embeddings": "yes" if request.embeddings else "no",
         "transforms": ",".join(request.setup.transforms),
     }
+
+
+def _served(run: Run) -> dict[str, str]:
+    """The address of the section, without the key's variable."""
+    if not isinstance(run.request, CheckRequest | ServedRequest):
+        return {}
+    return {"tab": "served", "endpoint": run.request.endpoint.address, "served": run.request.endpoint.model}
 
 
 def _prompt(request: GenerateRequest) -> dict[str, str]:

@@ -16,6 +16,7 @@ from quant_core.errors import QuantError
 from quant_core.plots import draw_loss_curve, loss_curve
 from quant_core.schema import (
     Belongings,
+    Check,
     Evaluation,
     Generation,
     Job,
@@ -24,6 +25,7 @@ from quant_core.schema import (
     Run,
     RunLine,
     ScoreTable,
+    ServedText,
     Training,
 )
 from ui import runs_open, runs_words, state, theme, words
@@ -284,6 +286,8 @@ def answer(run: Run) -> None:
             written(run, run.result)
         case Training():
             _training(run.result)
+        case Check() | ServedText():
+            facts(runs_words.served(run.result))
     read = runs_words.read_text(run.result)
     sentences = getattr(run.result, "notes", ())
     if read:

@@ -21,6 +21,7 @@ from quant_core.plots.channels import (
     input_strip,
     reach_text,
 )
+from quant_core.plots.checks import CheckHistory, check_history, draw_check_history
 from quant_core.plots.diagram import (
     Diagram,
     Measure,
@@ -73,6 +74,7 @@ from quant_core.plots.weights import (
 __all__ = [
     "INTERVAL",
     "SCORES",
+    "CheckHistory",
     "Diagram",
     "FigureTable",
     "Fold",
@@ -101,10 +103,12 @@ __all__ = [
     "boxed",
     "byte_measure",
     "channel_strip",
+    "check_history",
     "clicked",
     "clicked_cell",
     "diagram",
     "draw_channel_strip",
+    "draw_check_history",
     "draw_diagram",
     "draw_error_histogram",
     "draw_format_profile",
