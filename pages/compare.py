@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from ui import compare_choices, compare_other, compare_page, compare_speed, setup
+from ui import compare_choices, compare_other, compare_page, compare_served, compare_speed, setup
 from ui.compare_variants import sections
 from ui.entry import ensure_entry, link
 from ui.widgets import model_header
@@ -24,8 +24,10 @@ elif section == "text":
     compare_page.on_text(info, recipe)
 elif section == "choices":
     compare_choices.show(info, recipe)
-else:
+elif section == "speed":
     compare_speed.show(info, recipe)
+else:
+    compare_served.show(info, recipe)
 
 if recipe is not None:
     with st.container(horizontal=True):

@@ -6,11 +6,12 @@ import re
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Literal
 from urllib.parse import urlsplit
 
 from quant_core.errors import EndpointError
-from quant_core.schema import Check, Divergence, Endpoint
+from quant_core.schema import Check, Divergence, Endpoint, ModelRef
 
 KEY_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,60}_API_KEY")
 """Environment variables that a key may be taken from: not every secret of the environment may be sent."""
@@ -39,7 +40,7 @@ def endpoint(address: str, model: str = "", key: str = "") -> Endpoint:
         port = parts.port
     except ValueError:
         known, port = False, None
-    if not known or port == 0 or re.search(r"[\s\\]", text):
+    if not known or port == 0 or re.search(r"[\s\\`]", text):
         raise EndpointError(f"{text[:80]!r} is no address of a server.", remedy)
     if parts.username is not None or parts.query or parts.fragment:
         raise EndpointError(
@@ -73,27 +74,39 @@ def answer(found: Check, limit: float) -> str:
 
 
 def aligned(original: Sequence[str], pieces: Sequence[str]) -> tuple[str, ...]:
-    """A text that came in ``pieces``, cut as the original's tokens are for as long as both agree."""
+    """A text that came in ``pieces``, cut as the original's tokens are for as long as both agree, then as it came."""
     text = "".join(pieces)
     found: list[str] = []
+    done = 0
     for token in original:
-        if not text or not text.startswith(token):
+        if done == len(text) or not text.startswith(token, done):
             break
         found.append(token)
-        text = text[len(token) :]
-    return (*found, text) if text else tuple(found)
+        done += len(token)
+    for end in accumulate(map(len, pieces)):
+        if end > done:
+            found.append(text[done:end])
+            done = end
+    return tuple(found)
 
 
-def command(asked: Endpoint, model: str, recipe: str, limit: float) -> str:
+def short(name: str) -> str:
+    """A name that a server gave, as a title: without the folders of a path, and with nothing that marks up text."""
+    plain = re.sub(r"[^\w.:@+/ -]", "·", name).strip()
+    return (plain.rstrip("/").rpartition("/")[2] if plain.startswith("/") else plain)[:60] or "unnamed"
+
+
+def command(asked: Endpoint, ref: ModelRef, recipe: str, limit: float) -> str:
     """The command line that makes the same check, for cron or a systemd timer.
 
     Args:
         asked: The endpoint.
-        model: The model that it is compared with, as the command line names it.
+        ref: The model that it is compared with.
         recipe: File of the approved recipe; empty for the original.
         limit: In nats a token.
     """
-    parts = ["python", "-m", "quant_core", "check", asked.address, "--model", model]
+    parts = ["python", "-m", "quant_core", "check", asked.address, "--model", ref.source]
+    parts += ["--revision", ref.revision] if ref.revision else []
     parts += ["--served", asked.model] if asked.model else []
     parts += ["--recipe", recipe] if recipe else []
     parts += ["--key-variable", asked.key] if asked.key else []

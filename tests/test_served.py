@@ -349,4 +349,19 @@ def test_a_text_in_pieces_is_cut_as_the_original_without_a_change(
 ) -> None:
     found = served.aligned(tokens, pieces)
     assert "".join(found) == "".join(pieces)
-    assert list(found[:-1]) == tokens[: max(0, len(found) - 1)]
+    agree = 0
+    while agree < len(tokens) and "".join(pieces).startswith("".join(tokens[: agree + 1])):
+        agree += 1
+    assert list(found[:agree]) == tokens[:agree]
+
+
+def test_behind_the_first_difference_a_text_is_cut_as_it_came() -> None:
+    assert served.aligned([" had", " a"], [" ha", "d no", " home"]) == (" had", " no", " home")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("/models/a/b.gguf", "b.gguf"), ("org/name-7B", "org/name-7B"), ("[x](http://y)", "·x··http://y·"), ("", "unnamed")],
+)  # fmt: skip
+def test_a_server_gives_its_model_a_name_and_no_markup(name: str, shown: str) -> None:
+    assert served.short(name) == shown

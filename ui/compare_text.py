@@ -12,6 +12,8 @@ from quant_core.plots.palette import Palette, blend
 from quant_core.schema import Generation, Side, TokenEvent, TokenReading
 from ui import compare_tokens, theme
 
+SAME_DRAWS = "All sides draw with the same random numbers, so until then they agree word for word."
+
 
 class Sides(NamedTuple):
     """Tokens so far of the original, the recipe, and another recipe."""
@@ -57,6 +59,7 @@ def show(
     titles: Mapping[Side, str],
     writing: bool,
     readings: Mapping[Side, TokenReading] | None = None,
+    draws: str = SAME_DRAWS,
 ) -> None:
     """The texts side by side (below one another when narrow), and what the colours say.
 
@@ -66,6 +69,7 @@ def show(
         titles: What to call each side that writes, from left to right.
         writing: Whether they still write.
         readings: What was measured of the tokens of those that have ended.
+        draws: How the sides choose their tokens, a sentence.
     """
     palette = theme.palette()
     colour = compare_tokens.COLOUR.get() if readings or writing else "difference"
@@ -81,7 +85,7 @@ def show(
     if colour != "difference":
         st.html(compare_tokens.legend(colour, palette))
     elif len(titles) > 1:
-        _legend(sides, titles, palette, writing)
+        _legend(sides, titles, palette, writing, draws)
 
 
 def text_html(
@@ -119,7 +123,7 @@ def _after(palette: Palette) -> str:
     return f"background:{tint};color:{palette.text}"
 
 
-def _legend(sides: Sides, titles: Mapping[Side, str], palette: Palette, writing: bool) -> None:
+def _legend(sides: Sides, titles: Mapping[Side, str], palette: Palette, writing: bool, draws: str) -> None:
     parted = {side: sides.divergence(side) for side in titles if side != "original"}
     if max(parted.values()) >= 0:
         places = "; ".join(
@@ -131,7 +135,7 @@ def _legend(sides: Sides, titles: Mapping[Side, str], palette: Palette, writing:
             f'<mark style="{_first(palette)}">&nbsp;first token that differs&nbsp;</mark> from the original '
             f"({places}); from there each text follows its "
             f'<mark style="{_after(palette)}">&nbsp;own words&nbsp;</mark>. '
-            "All sides draw with the same random numbers, so until then they agree word for word.</small>"
+            f"{escape(draws)}</small>"
         )
     elif sides.original and not writing:
         st.caption("All texts are the same, token for token.")

@@ -11,13 +11,14 @@ from quant_core.schema import ModelInfo, Recipe, Request, Result, Side, VariantS
 from ui import compare_other, setup, state, words
 from ui.jobs import show_error, show_newest, submit, workspace
 
-TAB = state.choice_param("tab", "the section", ("texts", "vote", "text", "choices", "speed"))
+TAB = state.choice_param("tab", "the section", ("texts", "vote", "text", "choices", "speed", "served"))
 _TITLES = {
     "texts": "Texts",
     "vote": "Blind vote",
     "text": "On text",
     "choices": "Multiple choice",
     "speed": "Speed and energy",
+    "served": "Served",
 }
 Q = TypeVar("Q", bound=Request)
 A = TypeVar("A", bound=Result)

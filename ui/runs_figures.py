@@ -7,6 +7,7 @@ import numpy as np
 from quant_core.ballots import tally
 from quant_core.contrast import main_score
 from quant_core.schema import (
+    Check,
     ChoiceScores,
     ChoicesRequest,
     EvaluateRequest,
@@ -18,12 +19,13 @@ from quant_core.schema import (
     Result,
     Run,
     ScoreTable,
+    ServedText,
     Speeds,
     Training,
 )
 from quant_core.significance import Accuracy, paired
 from quant_core.store.runs import seconds_of
-from ui import words
+from ui import runs_words, words
 from ui.compare_speed import measured
 from ui.jobs import workspace
 
@@ -56,6 +58,8 @@ def _found(run: Run) -> dict[str, str]:
                 "Same likeliest token": words.share(result.top1_agreement),
                 "All weights": _size(run),
             }
+        case Check() | ServedText():
+            return runs_words.served(result)
         case Proof():
             means = [sum(row) / len(row) for row in result.kl if row]
             return {

@@ -11,6 +11,8 @@ import streamlit as st
 from quant_core.allocation.proof import ranking
 from quant_core.errors import QuantError
 from quant_core.schema import (
+    Check,
+    CheckRequest,
     ChoiceScores,
     ChoicesRequest,
     EvaluateRequest,
@@ -29,6 +31,8 @@ from quant_core.schema import (
     RuntimeSpeeds,
     ScoreTable,
     SensitivityRequest,
+    ServedRequest,
+    ServedText,
     Setup,
     SpeedRequest,
     Speeds,
@@ -97,6 +101,14 @@ def place(run: Run) -> Place | None:
             found = _recipe(run, run.request.assignment, None, run.request.setup)
             asked = {"tab": "speed", "engine": run.request.runtime, "timing": str(run.request.take)}
             return Place("compare", "Open its table", {**where, **found, **asked}) if found else None
+        case CheckRequest(), Check():
+            found = _recipe(run, run.request.assignment, None, run.request.setup)
+            return Place(
+                "compare", "Open its history", {**where, **found, **_served(run), "checked": run.key}
+            )
+        case ServedRequest(), ServedText():
+            found = _recipe(run, run.request.assignment or {}, None, run.request.setup)
+            return Place("compare", "Open the texts", {**where, **found, **_served(run), "wrote": run.key})
         case TrainRequest(), Training():
             return Place("train", "Open its curve", {**where, "training": run.result.key})
     return None
@@ -133,6 +145,13 @@ def _sweep(request: SensitivityRequest, table: ScoreTable) -> dict[str, str]:
         "embeddings": "yes" if request.embeddings else "no",
         "transforms": ",".join(request.setup.transforms),
     }
+
+
+def _served(run: Run) -> dict[str, str]:
+    """The address of the section, without the key's variable."""
+    if not isinstance(run.request, CheckRequest | ServedRequest):
+        return {}
+    return {"tab": "served", "endpoint": run.request.endpoint.address, "served": run.request.endpoint.model}
 
 
 def _prompt(request: GenerateRequest) -> dict[str, str]:

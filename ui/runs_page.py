@@ -16,6 +16,7 @@ from quant_core.errors import QuantError
 from quant_core.plots import draw_loss_curve, loss_curve
 from quant_core.schema import (
     Belongings,
+    Check,
     ChoiceScores,
     Evaluation,
     Generation,
@@ -27,6 +28,7 @@ from quant_core.schema import (
     Run,
     RunLine,
     ScoreTable,
+    ServedText,
     Speeds,
     Training,
 )
@@ -313,6 +315,8 @@ def answer(run: Run) -> None:
             _training(run.result)
         case PromptTexts() | ChoiceScores() | KlTails() | Speeds():
             facts(runs_figures.figures(run))
+        case Check() | ServedText():
+            facts(runs_words.served(run.result))
     read = runs_words.read_text(run.result)
     sentences = getattr(run.result, "notes", ())
     if read:

@@ -9,7 +9,11 @@ from datetime import datetime
 
 from quant_core.schema import (
     Calibration,
+    Check,
+    CheckRequest,
     ChoicesRequest,
+    Divergence,
+    Endpoint,
     EvaluateRequest,
     Finding,
     GenerateRequest,
@@ -24,6 +28,8 @@ from quant_core.schema import (
     RunLine,
     RuntimeSpeedRequest,
     SensitivityRequest,
+    ServedRequest,
+    ServedText,
     Setup,
     SpeedRequest,
     TailsRequest,
@@ -161,9 +167,59 @@ def asked(request: Request | None) -> dict[str, str]:
         case ImportRequest():
             beside = _where(request.model) if request.model is not None else {"Original": "none"}
             return {"Checkpoint": request.checkpoint, **beside}
+        case CheckRequest():
+            extra = {
+                "Server": server(request.endpoint),
+                "Approved": assignment(request.assignment),
+                "Limit": words.nats(request.limit),
+                "Named": f"the {request.k} likeliest tokens at a place",
+                "Text": _text(request.text, request.tokens, request.sequence),
+            }
+        case ServedRequest():
+            extra = {
+                "Server": server(request.endpoint),
+                "Prompt": request.prompt,
+                "Approved": "the original alone"
+                if request.assignment is None
+                else assignment(request.assignment),
+                "Length": f"{request.tokens:,} tokens at most",
+                "Temperature": f"{request.temperature:g}",
+                "Seed": str(request.seed),
+            }
         case _:
             return {}
     return {**extra, **_setup(request.setup), **_where(request.model)}
+
+
+def server(endpoint: Endpoint) -> str:
+    """Which model of which server, and where its key came from."""
+    key = f", key from {endpoint.key}" if endpoint.key else ""
+    return f"{endpoint.address}, model {endpoint.model or 'its only one'}{key}"
+
+
+def served(result: Check | ServedText) -> dict[str, str]:
+    """What a check found of a server, or how its text came, figure by figure."""
+    if isinstance(result, Check):
+        kinds = (("KL to the approved", result.approved), ("KL to the original", result.original))
+        return {
+            **{name: _interval(one, result.k) for name, one in kinds},
+            "Same likeliest token": f"{words.share(result.top1_agreement)} as the approved",
+            "Named": f"{words.share(result.coverage)} of the server's probability",
+            "Model there": result.served,
+            "Requests": f"{result.requests:,}",
+        }
+    return {
+        "Served text": "".join(result.served),
+        "First text after": f"{1e3 * result.first:.0f} ms",
+        "Writing": f"{words.significant(result.rate)} tokens/s" if result.rate else "too short to tell",
+        "Written": f"{result.written:,} tokens",
+        "Model there": result.name,
+    }
+
+
+def _interval(found: Divergence, k: int) -> str:
+    ends = f"{words.significant(found.low)} to {words.significant(found.high)}"
+    return f"{words.nats(found.mean)}, top-{k} (95 % interval {ends})"
 
 
 def made_with(origin: Origin | None) -> dict[str, str]:

@@ -27,6 +27,7 @@ from quant_core.plots.checkpoint import (
     checkpoint_text,
     draw_checkpoint_errors,
 )
+from quant_core.plots.checks import CheckHistory, check_history, draw_check_history
 from quant_core.plots.curves import Axis, Curve, draw_curves
 from quant_core.plots.diagram import (
     Diagram,
@@ -82,6 +83,7 @@ __all__ = [
     "INTERVAL",
     "SCORES",
     "Axis",
+    "CheckHistory",
     "CheckpointErrors",
     "Curve",
     "Diagram",
@@ -113,12 +115,14 @@ __all__ = [
     "boxed",
     "byte_measure",
     "channel_strip",
+    "check_history",
     "checkpoint_errors",
     "checkpoint_text",
     "clicked",
     "clicked_cell",
     "diagram",
     "draw_channel_strip",
+    "draw_check_history",
     "draw_checkpoint_errors",
     "draw_curves",
     "draw_diagram",
