@@ -71,6 +71,8 @@ from quant_core.plots.weight_map import (
     weight_map,
 )
 from quant_core.plots.weights import (
+    Bars,
+    FormatBars,
     WeightHistogram,
     bars,
     draw_error_histogram,
@@ -82,11 +84,13 @@ __all__ = [
     "INTERVAL",
     "SCORES",
     "Axis",
+    "Bars",
     "CheckpointErrors",
     "Curve",
     "Diagram",
     "FigureTable",
     "Fold",
+    "FormatBars",
     "FormatProfile",
     "Front",
     "KlComparison",
