@@ -57,17 +57,17 @@ def errors(found: ClipSweep, place: int) -> go.Figure:
         for name, values in parts.items()
     ]
     return plots.draw_curves(
-        curves, theme.palette(), "Squared error by the share of the range covered",
+        curves, theme.palette(), "Squared error by the range covered",
         plots.Axis("Range covered", "%"), plots.Axis("Squared error", "% of |W|²"), mark=shares[place],
     )  # fmt: skip
 
 
 def told(found: ClipSweep, place: int) -> str:
     """What the grid of a share is, and what it leaves, in a sentence."""
-    low, high = found.grids[place][0], found.grids[place][-1]
+    low, high = (words.significant(found.grids[place][end]) for end in (0, -1))
+    ends = f"zero point {found.zero_points[place]:.0f}: the grid runs from {low} to {high}".replace("-", "−")
     return (
-        f"Scale {words.significant(found.scales[place])}, zero point {found.zero_points[place]:.0f}: the grid runs "
-        f"from {words.significant(low)} to {words.significant(high)} and leaves "
+        f"Scale {words.significant(found.scales[place])}, {ends} and leaves "
         f"**{lesson.percent(total(found, place))}** of |W|²: {lesson.percent(energy(found, found.rounding[place]))} by "
         f"rounding, {lesson.percent(energy(found, found.clipping[place]))} by clipping "
         f"{lesson.percent(100 * found.outside[place])} of the weights."

@@ -14,6 +14,7 @@ from quant_core.plots.agreement import (
 )
 from quant_core.plots.attribution import LayerShares, draw_layer_shares, layer_shares
 from quant_core.plots.bands import RecipeBands, draw_recipe_bands, recipe_bands
+from quant_core.plots.bit_layouts import BitRow, draw_bits
 from quant_core.plots.channels import (
     channel_strip,
     draw_channel_strip,
@@ -85,6 +86,7 @@ __all__ = [
     "SCORES",
     "Axis",
     "Bars",
+    "BitRow",
     "CheckpointErrors",
     "Curve",
     "Diagram",
@@ -122,6 +124,7 @@ __all__ = [
     "clicked",
     "clicked_cell",
     "diagram",
+    "draw_bits",
     "draw_channel_strip",
     "draw_checkpoint_errors",
     "draw_curves",
