@@ -455,6 +455,21 @@ class InputsRequest:
 
 
 @dataclass(frozen=True)
+class ClipRequest:
+    """A unit on one grid for the whole tensor, which covers more and less of its range. Answer: ``ClipSweep``."""
+
+    model: ModelRef
+    fingerprint: str
+    unit: str
+    format: str = "int4/tensor/asym"
+    """Full name of a format with one grid for the tensor, whose range can be set."""
+    shares: tuple[float, ...] = tuple(place / 100 for place in range(10, 101, 2))
+    """Parts of the range that the grid covers, each in (0, 1]."""
+    bins: int = 120
+    roots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class WeightsRequest:
     """Read statistics of all weights from the checkpoint's files, without loading the model. Answer:
     ``WeightStatistics``.
@@ -846,6 +861,7 @@ Request = (
     | WindowRequest
     | ChannelsRequest
     | InputsRequest
+    | ClipRequest
     | WeightsRequest
     | EvaluateRequest
     | ProveRequest
@@ -1066,6 +1082,34 @@ class ChannelRanges:
     unit: str
     outputs: Channels
     inputs: Channels
+
+
+@dataclass(frozen=True)
+class ClipSweep:
+    """Rounding against clipping: the squared error of a tensor on grids that cover some share of its range.
+
+    ``rounding`` and ``clipping`` are sums over the weights within and beyond the grid's ends, divided by the number of
+    all weights, so that both together are the mean squared error.
+    """
+
+    unit: str
+    format: str
+    weights: Histogram
+    mean_square: float
+    """Of the weights, in their own unit squared, as the errors are."""
+    shares: tuple[float, ...]
+    rounding: tuple[float, ...]
+    """By share, as all that follows."""
+    clipping: tuple[float, ...]
+    outside: tuple[float, ...]
+    """Share of the weights beyond the grid's ends, in 0..1."""
+    grids: tuple[tuple[float, ...], ...]
+    """The values that the grid holds, ascending."""
+    scales: tuple[float, ...]
+    zero_points: tuple[float, ...]
+    """Codes that stand for zero; 0 where the format has no zero point."""
+    best: int
+    """Place of the least error, the first where several are equal."""
 
 
 @dataclass(frozen=True)
@@ -1696,6 +1740,7 @@ Result = (
     | Window
     | ChannelRanges
     | LayerInputs
+    | ClipSweep
     | WeightStatistics
     | Evaluation
     | Proof

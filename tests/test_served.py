@@ -202,6 +202,9 @@ def test_tokens_are_found_by_their_text_where_no_id_is_told(llama: LoadedModel) 
     assert named.tokens.tolist() == [[the, 5]]
     assert named.log_probs.tolist() == [[-1.0, -2.0]]
     assert (vocabulary.told, vocabulary.unknown) == (3, 1)
+    assert vocabulary.likeliest(found[0]) == the
+    assert vocabulary.likeliest([Entry(5, "", -3.0), Entry(None, "no such token", -0.1)]) == -1, "not the next best"
+    assert vocabulary.likeliest([]) == -1
 
 
 CONTENT = {"content": [{"top_logprobs": [{"id": 1, "token": "a", "logprob": 0.0}] * 2}]}
@@ -361,7 +364,8 @@ def test_behind_the_first_difference_a_text_is_cut_as_it_came() -> None:
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("/models/a/b.gguf", "b.gguf"), ("org/name-7B", "org/name-7B"), ("[x](http://y)", "·x··http://y·"), ("", "unnamed")],
+    [("/models/a/b.gguf", "b.gguf"), ("org/name-7B", "org/name-7B"), ("[x](http://y)", "·x··http://y·"),
+     ("", "unnamed")],
 )  # fmt: skip
 def test_a_server_gives_its_model_a_name_and_no_markup(name: str, shown: str) -> None:
     assert served.short(name) == shown

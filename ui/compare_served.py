@@ -48,7 +48,8 @@ def show(info: ModelInfo, recipe: Recipe | None) -> None:
     """The endpoint's form; behind it its text, the check, and all checks so far."""
     st.markdown(
         "Name a server that speaks OpenAI's completions API (vLLM, llama.cpp, Ollama): read its text beside the "
-        "original's, time it, and check whether it still serves what you approved."
+        "original's, time it, and check whether it still serves what you approved. A check sends token ids and needs "
+        "log-probabilities, as vLLM and llama.cpp give them; a server without them can be read and timed."
     )
     endpoint = _endpoint()
     if endpoint is None:

@@ -46,6 +46,8 @@ PAGES = (
     PageSpec("learn", "Learn", ":material/school:", "Quantization taught on this model, one idea a page"),
 )
 LESSONS = (
+    PageSpec("numbers", "What a number costs", ":material/school:", "Floats and integers, bit by bit"),
+    PageSpec("range", "Scale and zero point", ":material/school:", "Rounding against clipping"),
     PageSpec(
         "groups", "Scales and groups", ":material/school:", "Symmetric and asymmetric; tensor, channel, group"
     ),

@@ -23,6 +23,8 @@ from quant_core.schema import (
     CheckRequest,
     ChoiceScores,
     ChoicesRequest,
+    ClipRequest,
+    ClipSweep,
     Downloaded,
     DownloadRequest,
     EvaluateRequest,
@@ -77,8 +79,8 @@ POLL = 0.5
 PATIENCE = 1.2
 """Seconds that a page waits for short work before it shows progress instead."""
 SHORT = (
-    InspectRequest, LayerRequest, WindowRequest, ChannelsRequest, RescoreRequest, GenerateRequest, AttributionRequest,
-    LookRequest, CatalogRequest, ServedRequest,
+    InspectRequest, LayerRequest, WindowRequest, ChannelsRequest, ClipRequest, RescoreRequest, GenerateRequest,
+    AttributionRequest, LookRequest, CatalogRequest, ServedRequest,
 )  # fmt: skip
 LONG = (
     "weights", "sensitivity", "train", "prove", "evaluate", "recommend", "download", "prompts", "choices",
@@ -142,6 +144,8 @@ def request_result(request: WindowRequest, *, start: str = ..., why: str = ...) 
 def request_result(request: ChannelsRequest, *, start: str = ..., why: str = ...) -> ChannelRanges | None: ...
 @overload
 def request_result(request: InputsRequest, *, start: str = ..., why: str = ...) -> LayerInputs | None: ...
+@overload
+def request_result(request: ClipRequest, *, start: str = ..., why: str = ...) -> ClipSweep | None: ...
 @overload
 def request_result(
     request: WeightsRequest, *, start: str = ..., why: str = ...

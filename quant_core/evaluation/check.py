@@ -46,6 +46,7 @@ def check(context: Context, request: CheckRequest) -> Check:
     vocabulary = Vocabulary(tokenizer, loaded.info.vocabulary)
     plain = tokenizer("a", add_special_tokens=False)["input_ids"][-1]
     rows: list[Named] = []
+    firsts: list[Tensor] = []
     positions = len(tokens.ids) * (tokens.ids.shape[1] - 1)
     with Server(request.endpoint) as server:
         for ids in tokens.ids.tolist():
@@ -55,6 +56,7 @@ def check(context: Context, request: CheckRequest) -> Check:
                 done = len(rows) * (len(ids) - 1) + len(told)
                 context.progress(0.9 * done / positions, f"{done:,} of {positions:,} predictions were told")
             rows.append(vocabulary.named(told))
+            firsts.append(torch.tensor([vocabulary.likeliest(entries) for entries in told]))
         served, requests = server.name, server.requests
     variant = make_variant(context, loaded, request.assignment, request.setup)
     approved: list[Tensor] = []
@@ -65,7 +67,7 @@ def check(context: Context, request: CheckRequest) -> Check:
             row = rows[len(same)]
             approved.append(top_k_kl(after, *row).mean())
             original.append(top_k_kl(before, *row).mean())
-            same.append((after.argmax(dim=-1) == row.tokens[:, 0]).double().mean())
+            same.append((after.argmax(dim=-1) == firsts[len(same)]).double().mean())
     shares = [(row.log_probs.exp() * (row.tokens >= 0)).sum(dim=-1).mean() for row in rows]
     unknown = (
         f"{vocabulary.unknown:,} of {vocabulary.told:,} tokens that the endpoint named are not told apart in this "
@@ -120,13 +122,22 @@ class Vocabulary:
     def _row(self, entries: Sequence[Entry]) -> dict[int, float]:
         found: dict[int, float] = {}
         for entry in entries:
-            token = self._by_text.get(entry.text, -1) if entry.token is None else entry.token
+            token = self._find(entry)
             self.told += 1
             if 0 <= token < self._size and token not in found:
                 found[token] = entry.log_prob
             else:
                 self.unknown += 1
         return found
+
+    def likeliest(self, entries: Sequence[Entry]) -> int:
+        """The token of the greatest probability; -1 where nothing was named, or that one is not known here."""
+        best = max(entries, key=lambda entry: entry.log_prob, default=None)
+        token = -1 if best is None else self._find(best)
+        return token if token < self._size else -1
+
+    def _find(self, entry: Entry) -> int:
+        return self._by_text.get(entry.text, -1) if entry.token is None else entry.token
 
     @cached_property
     def _by_text(self) -> dict[str, int]:

@@ -34,6 +34,7 @@ JOBS: Functions = {
     "window": "quant_core.evaluation.window:window",
     "channels": "quant_core.evaluation.channels:channels",
     "inputs": "quant_core.evaluation.channels:inputs",
+    "clip": "quant_core.evaluation.clip_sweep:clip_sweep",
     "weights": "quant_core.evaluation.weights:weights",
     "generate": "quant_core.evaluation.generation:generate",
     "attribute": "quant_core.evaluation.attribution:attribute",

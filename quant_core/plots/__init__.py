@@ -14,6 +14,7 @@ from quant_core.plots.agreement import (
 )
 from quant_core.plots.attribution import LayerShares, draw_layer_shares, layer_shares
 from quant_core.plots.bands import RecipeBands, draw_recipe_bands, recipe_bands
+from quant_core.plots.bit_layouts import BitRow, draw_bits
 from quant_core.plots.channels import (
     channel_strip,
     draw_channel_strip,
@@ -72,6 +73,8 @@ from quant_core.plots.weight_map import (
     weight_map,
 )
 from quant_core.plots.weights import (
+    Bars,
+    FormatBars,
     WeightHistogram,
     bars,
     draw_error_histogram,
@@ -83,12 +86,15 @@ __all__ = [
     "INTERVAL",
     "SCORES",
     "Axis",
+    "Bars",
+    "BitRow",
     "CheckHistory",
     "CheckpointErrors",
     "Curve",
     "Diagram",
     "FigureTable",
     "Fold",
+    "FormatBars",
     "FormatProfile",
     "Front",
     "KlComparison",
@@ -121,6 +127,7 @@ __all__ = [
     "clicked",
     "clicked_cell",
     "diagram",
+    "draw_bits",
     "draw_channel_strip",
     "draw_check_history",
     "draw_checkpoint_errors",

@@ -28,6 +28,7 @@ _ALL = (
     Kind("window", schema.WindowRequest, schema.Window, True, "Look at weights of {model}"),
     Kind("channels", schema.ChannelsRequest, schema.ChannelRanges, True, "Look at channels of {model}"),
     Kind("inputs", schema.InputsRequest, schema.LayerInputs, True, "Read inputs of a layer of {model}"),
+    Kind("clip", schema.ClipRequest, schema.ClipSweep, True, "Set the range of a layer of {model}"),
     Kind("generate", schema.GenerateRequest, schema.Generation, True, "Write with {model}"),
     Kind(
         "attribute", schema.AttributionRequest, schema.Attribution, True, "Find what moved a token of {model}"
