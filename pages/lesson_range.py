@@ -17,6 +17,7 @@ if here.guess("All of it", "Between three quarters and all", "Less than three qu
         help="The part of the range from the smallest weight to the largest that the 16 values are spread over.",
     )  # fmt: skip
     place, best = lesson_range.chosen(found), found.best
+    covers = f"{100 * found.shares[best]:.0f} %"
     theme.chart(
         lesson_range.grid(found, place), "lesson-range-grid",
         f"Histogram of {unit.name} with the 16 values of the grid that you chose.",
@@ -27,7 +28,7 @@ if here.guess("All of it", "Between three quarters and all", "Less than three qu
         f"Rounding and clipping error of {unit.name} over the share of the range that the grid covers.",
     )  # fmt: skip
     st.button(
-        f"Cover {found.shares[best]:.0%}, where the error is least", icon=":material/my_location:", key="range:best",
+        f"Cover {covers}, where the error is least", key="range:best", icon=":material/my_location:",
         on_click=lesson_range.COVERED.set, args=(round(100 * found.shares[best]),), disabled=place == best,
     )  # fmt: skip
     least, full = lesson_range.total(found, best), lesson_range.total(found, -1)
@@ -35,12 +36,12 @@ if here.guess("All of it", "Between three quarters and all", "Less than three qu
     here.happened(
         0 if found.shares[best] == 1 else 1 if found.shares[best] >= 0.75 else 2,
         {
-            "share": f"{found.shares[best]:.0%}",
+            "share": covers,
             "least": lesson.percent(least),
             "full": lesson.percent(full),
             "outside": lesson.percent(100 * found.outside[best]),
             "part": lesson.percent(100 * found.clipping[best] / both if both else 0.0),
-            "chosen": f"{found.shares[place]:.0%}",
+            "chosen": f"{100 * found.shares[place]:.0f} %",
             "error": lesson.percent(lesson_range.total(found, place)),
         },
     )
@@ -50,13 +51,13 @@ if here.guess("All of it", "Between three quarters and all", "Less than three qu
     times = found.scales[-1] / found.scales[half]
     here.quiz(
         lesson.Quiz(
-            f"The grid covers {found.shares[narrow]:.0%} of the range. Which error is the larger on this layer?",
+            f"The grid covers {100 * found.shares[narrow]:.0f} % of the range. Which error is larger on this layer?",
             ("rounding", "clipping"), ("rounding", "clipping").index(more),
             f"Clipping makes {lesson.percent(lesson_range.energy(found, found.clipping[narrow]))} of |W|², rounding "
             f"{lesson.percent(lesson_range.energy(found, found.rounding[narrow]))}.",
         ),
         lesson.Quiz(
-            f"From all of the range to {found.shares[half]:.0%} of it: what happens to the step?",
+            f"From all of the range to {100 * found.shares[half]:.0f} % of it: what happens to the step?",
             ("It stays", f"It shrinks {words.significant(times, 2)} times",
              f"It shrinks {words.significant(times**2, 2)} times"), 1,
             f"The step is the range divided by 15: {words.significant(found.scales[-1], 3)} becomes "

@@ -139,7 +139,7 @@ def test_the_range_is_guessed_drawn_and_found(home: Path, info: ModelInfo) -> No
     assert app.select_slider[0].value == round(100 * found.shares[found.best])
     assert app.button(key="range:best").disabled
     said = texts(app)
-    assert f"The error was least at **{found.shares[found.best]:.0%} of the range**" in said
+    assert f"The error was least at **{100 * found.shares[found.best]:.0f} % of the range**" in said
     assert "[[" not in said
 
 
@@ -218,6 +218,11 @@ def test_cells_are_drawn_by_their_parts() -> None:
         "sign": "0", "exponent": "0111", "mantissa": "000",
     }  # fmt: skip
     assert [list(trace.base) for trace in figure.data][2] == pytest.approx([5.05, 6.05, 7.05])
+    assert plots.figure_csv(figure).splitlines()[:3] == [
+        "Series,Type,Place,Bit",
+        "sign,FP8 E4M3,1,0",
+        "exponent,FP8 E4M3,2,0",
+    ]
 
 
 def test_a_number_is_shown_in_every_type(home: Path, info: ModelInfo) -> None:

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from quant_core.plots._common import TICK_SIZE, add_legend, axis, empty_figure, frame, hover
 from quant_core.plots.palette import Palette, readable_on
+from quant_core.plots.saving import exactly
 
 PARTS = ("sign", "exponent", "mantissa", "integer")
 
@@ -55,6 +56,13 @@ def draw_bits(rows: Sequence[BitRow], palette: Palette, title: str) -> go.Figure
                     for row, bit in cells
                 ],
                 hovertemplate="%{customdata}<extra></extra>",
+                meta=exactly(
+                    {
+                        "Type": [row.name for row, _ in cells],
+                        "Place": [bit + 1 for _, bit in cells],
+                        "Bit": [int(row.bits[bit]) for row, bit in cells],
+                    }
+                ),
             )
         )
     figure.update_layout(uniformtext={"mode": "show", "minsize": 8})
