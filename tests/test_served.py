@@ -203,7 +203,9 @@ def test_tokens_are_found_by_their_text_where_no_id_is_told(llama: LoadedModel) 
     assert named.log_probs.tolist() == [[-1.0, -2.0]]
     assert (vocabulary.told, vocabulary.unknown) == (3, 1)
     assert vocabulary.likeliest(found[0]) == the
-    assert vocabulary.likeliest([Entry(5, "", -3.0), Entry(None, "no such token", -0.1)]) == -1, "not the next best"
+    assert vocabulary.likeliest([Entry(5, "", -3.0), Entry(None, "no such token", -0.1)]) == -1, (
+        "not the next best"
+    )
     assert vocabulary.likeliest([]) == -1
 
 

@@ -46,10 +46,12 @@ def test_the_arrow_keys_go_through_every_lesson(app: Served, page: Page) -> None
     page.goto(f"{app.url}/lesson_{LESSONS[0].stem}?mode=lesson")
     heading(page, titles[0])
     expect(page.get_by_test_id("stSidebarNavLink")).to_have_count(0)
-    for title in titles[1:]:
+    for place, title in enumerate(titles[1:], 2):
+        expect(page.get_by_role("button", name=f"{place}. ")).to_be_visible()  # its key works from now on
         page.keyboard.press("ArrowRight")
         heading(page, title)
         expect(page.get_by_test_id("stException")).to_have_count(0)
+    expect(page.get_by_role("button", name=f"{len(titles) - 1}. ")).to_be_visible()
     page.keyboard.press("ArrowLeft")
     heading(page, titles[-2])
     page.get_by_role("button", name="Leave lesson mode").click()
