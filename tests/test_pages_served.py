@@ -155,6 +155,7 @@ def test_runs_tell_checks_in_words_and_figures(home: Path, asked: CheckRequest) 
     app = open_page("runs", run=request_key(asked))
     assert "served, KL to the approved 0.0200 nats/token" in texts(app)
     values = dict(app.table[0].value["Value"])
+    assert values["**Still what was approved?**"] == r"Yes\, within the limit\."
     assert (
         values["**KL to the original**"]
         == r"0\.400 nats\/token\, top\-20 \(95 \% interval 0\.360 to 0\.440\)"

@@ -150,7 +150,7 @@ def _figures(run: Run) -> dict[str, str]:
                 "Same from the start": f"{alike:,} tokens",
             }
         case Check() | ServedText():
-            found = runs_words.served(result)
+            found = runs_words.from_server(run)
         case Training():
             found = {
                 "KL before": words.nats(result.kl_before),
