@@ -92,7 +92,7 @@ def aligned(original: Sequence[str], pieces: Sequence[str]) -> tuple[str, ...]:
 
 def short(name: str) -> str:
     """A name that a server gave, as a title: without the folders of a path, and with nothing that marks up text."""
-    plain = re.sub(r"[^\w.:@+/ -]", "·", name).strip()
+    plain = re.sub(r"//+", "/", re.sub(r"[^\w.:@+/ -]", "·", name)).strip()
     return (plain.rstrip("/").rpartition("/")[2] if plain.startswith("/") else plain)[:60] or "unnamed"
 
 

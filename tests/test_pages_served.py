@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from quant_core import plots
+from quant_core.errors import QuantError
 from quant_core.plots.palette import Palette
 from quant_core.schema import (
     Budget,
@@ -153,6 +155,7 @@ def test_runs_tell_checks_in_words_and_figures(home: Path, asked: CheckRequest) 
     app = open_page("runs", run=request_key(asked))
     assert "served, KL to the approved 0.0200 nats/token" in texts(app)
     values = dict(app.table[0].value["Value"])
+    assert values["**Still what was approved?**"] == r"Yes\, within the limit\."
     assert (
         values["**KL to the original**"]
         == r"0\.400 nats\/token\, top\-20 \(95 \% interval 0\.360 to 0\.440\)"
@@ -172,3 +175,22 @@ def test_the_history_by_hand() -> None:
         ("within the limit", 1), ("above the limit", 1), ("limit", 4),
     ]  # fmt: skip
     assert not plots.draw_check_history(plots.check_history([]), palette).data
+
+
+@pytest.mark.parametrize("address", [ADDRESS, "http://u:secret@a/v1", "http://a/`v1"])
+def test_a_check_can_be_handed_on_but_not_with_an_address_that_no_page_takes(
+    home: Path, tmp_path_factory: pytest.TempPathFactory, info: ModelInfo, asked: CheckRequest, address: str
+) -> None:
+    request = replace(asked, endpoint=Endpoint(address))
+    keep(home, request, FOUND)
+    file = BytesIO()
+    there = Workspace(tmp_path_factory.mktemp("there"))
+    Workspace(home).export_runs([request_key(request)], file)
+    file.seek(0)
+    if address == ADDRESS:
+        assert there.import_runs(file).keys == (request_key(request),)
+        assert there.checks(info.fingerprint)[0].result == FOUND
+    else:
+        with pytest.raises(QuantError, match="does not fit what was asked"):
+            there.import_runs(file)
+    there.close()

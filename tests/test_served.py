@@ -366,7 +366,7 @@ def test_behind_the_first_difference_a_text_is_cut_as_it_came() -> None:
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("/models/a/b.gguf", "b.gguf"), ("org/name-7B", "org/name-7B"), ("[x](http://y)", "·x··http://y·"),
+    [("/models/a/b.gguf", "b.gguf"), ("org/name-7B", "org/name-7B"), ("[x](http://y)", "·x··http:/y·"),
      ("", "unnamed")],
 )  # fmt: skip
 def test_a_server_gives_its_model_a_name_and_no_markup(name: str, shown: str) -> None:

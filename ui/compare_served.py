@@ -83,6 +83,10 @@ def _endpoint() -> Endpoint | None:
         with st.container(border=True):
             st.markdown("No server is named yet. Start one from a file that you exported, for instance:")
             st.code(_START, language=None, wrap_lines=True)
+            st.caption(
+                "A check needs a server that takes token ids and tells log-probabilities, as llama.cpp and vLLM do; of "
+                "others the text can be read and timed."
+            )
             link("export", "Export a file to serve")
         return None
     try:

@@ -316,7 +316,7 @@ def answer(run: Run) -> None:
         case PromptTexts() | ChoiceScores() | KlTails() | Speeds():
             facts(runs_figures.figures(run))
         case Check() | ServedText():
-            facts(runs_words.served(run.result))
+            facts(runs_words.from_server(run))
     read = runs_words.read_text(run.result)
     sentences = getattr(run.result, "notes", ())
     if read:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+from quant_core import served
 from quant_core.schema import (
     Calibration,
     Check,
@@ -197,24 +198,28 @@ def server(endpoint: Endpoint) -> str:
     return f"{endpoint.address}, model {endpoint.model or 'its only one'}{key}"
 
 
-def served(result: Check | ServedText) -> dict[str, str]:
-    """What a check found of a server, or how its text came, figure by figure."""
-    if isinstance(result, Check):
-        kinds = (("KL to the approved", result.approved), ("KL to the original", result.original))
-        return {
-            **{name: _interval(one, result.k) for name, one in kinds},
-            "Same likeliest token": f"{words.share(result.top1_agreement)} as the approved",
-            "Named": f"{words.share(result.coverage)} of the server's probability",
-            "Model there": result.served,
-            "Requests": f"{result.requests:,}",
-        }
-    return {
-        "Served text": "".join(result.served),
-        "First text after": f"{1e3 * result.first:.0f} ms",
-        "Writing": f"{words.significant(result.rate)} tokens/s" if result.rate else "too short to tell",
-        "Written": f"{result.written:,} tokens",
-        "Model there": result.name,
-    }
+def from_server(run: Run) -> dict[str, str]:
+    """What a check found of a server, or how its text came, figure by figure; empty for other runs."""
+    match run.request, run.result:
+        case CheckRequest(), Check() as found:
+            return {
+                "Still what was approved?": served.answer(found, run.request.limit),
+                "KL to the approved": _interval(found.approved, found.k),
+                "KL to the original": _interval(found.original, found.k),
+                "Same likeliest token": f"{words.share(found.top1_agreement)} as the approved",
+                "Named": f"{words.share(found.coverage)} of the server's probability",
+                "Model there": found.served,
+                "Requests": f"{found.requests:,}",
+            }
+        case _, ServedText() as text:
+            return {
+                "Served text": "".join(text.served),
+                "First text after": f"{1e3 * text.first:.0f} ms",
+                "Writing": f"{words.significant(text.rate)} tokens/s" if text.rate else "too short to tell",
+                "Written": f"{text.written:,} tokens",
+                "Model there": text.name,
+            }
+    return {}
 
 
 def _interval(found: Divergence, k: int) -> str:

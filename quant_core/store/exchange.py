@@ -20,17 +20,20 @@ import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from quant_core import served
 from quant_core.errors import QuantError
 from quant_core.schema import (
     Check,
+    CheckRequest,
     ChoiceScores,
     ChoicesRequest,
+    Endpoint,
     Evaluation,
     Generation,
     Imported,
@@ -48,6 +51,7 @@ from quant_core.schema import (
     RuntimeSpeedRequest,
     RuntimeSpeeds,
     ScoreTable,
+    ServedRequest,
     ServedText,
     SpeedRequest,
     Speeds,
@@ -358,12 +362,29 @@ def _answers(request: Request, result: Result) -> bool:
             return bool(result.weights) and min(sizes) > 0
         case KlTails():
             return len(result.counts) == len(result.edges) - 1
+        case Check():
+            numbers = (dump(result.approved).values(), dump(result.original).values())
+            return isinstance(request, CheckRequest) and _checked(request.endpoint) and _all_finite(*numbers)
+        case ServedText():
+            return isinstance(request, ServedRequest) and _checked(request.endpoint)
         case Speeds():
             return isinstance(request, SpeedRequest) and len(result.variants) == len(request.variants)
         case RuntimeSpeeds():
             return isinstance(request, RuntimeSpeedRequest) and result.runtime == request.runtime
         case _:
-            return isinstance(result, Evaluation | Training | Check | ServedText)
+            return isinstance(result, Evaluation | Training)
+
+
+def _checked(endpoint: Endpoint) -> bool:
+    """Whether an endpoint is one that a page would take."""
+    try:
+        return served.endpoint(endpoint.address, endpoint.model, endpoint.key) == endpoint
+    except QuantError:
+        return False
+
+
+def _all_finite(*rows: Iterable[float]) -> bool:
+    return all(math.isfinite(value) for row in rows for value in row)
 
 
 def _model(fingerprint: str, data: Any) -> ModelInfo:
