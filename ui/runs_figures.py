@@ -59,7 +59,7 @@ def _found(run: Run) -> dict[str, str]:
                 "All weights": _size(run),
             }
         case Check() | ServedText():
-            return runs_words.served(result)
+            return runs_words.from_server(run)
         case Proof():
             means = [sum(row) / len(row) for row in result.kl if row]
             return {

@@ -104,6 +104,6 @@ def draw_check_history(data: CheckHistory, palette: Palette) -> go.Figure:
             hoverinfo="skip",
         )
     )
-    figure.update_xaxes(**axis(palette, "Time", fixedrange=True, type="date", range=[start, end]))
+    figure.update_xaxes(**axis(palette, "Time", fixedrange=True, type="date", nticks=5, range=[start, end]))
     figure.update_yaxes(**log_axis(palette, "Top-k KL (nats/token)", low, high, fixedrange=True))
     return figure
