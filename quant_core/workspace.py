@@ -439,7 +439,7 @@ class Workspace:
         """A run with its answer and what it comes from; ``QuantError`` if there is none with that key."""
         return self._client.store.runs.get(key)
 
-    def checks(self, fingerprint: str, limit: int = 500) -> list[Run]:
+    def checks(self, fingerprint: str, limit: int = 200) -> list[Run]:
         """The newest checks of what is served of a model, the oldest of them first."""
         return self._client.store.runs.newest("check", fingerprint, limit)
 

@@ -22,6 +22,8 @@ from quant_core.plots.pareto import MANY_POINTS, some_points
 from quant_core.schema import (
     Attribution,
     Channels,
+    Check,
+    Divergence,
     Evaluation,
     Histogram,
     ModelInfo,
@@ -664,6 +666,24 @@ def test_the_held_out_lines_are_drawn_where_they_are_known() -> None:
     assert len(plots.draw_loss_curve(plots.loss_curve(points), LIGHT).data) == 2
 
 
+# --- checks of what is served
+
+CHECK = Check(
+    Divergence(0.02, 0.005, 0.01, 0.03), Divergence(0.4, 0.02, 0.36, 0.44), 0.97, 20, 0.9, "m", 1016, 8, 1017,
+    "e" * 24, "text", 16.0,
+)  # fmt: skip
+
+
+def test_checks_stand_in_the_order_of_their_times_on_the_side_of_their_limit_that_they_are() -> None:
+    data = plots.check_history([(60.0, CHECK, 0.01), (0.0, CHECK, 0.05)])
+    assert (data.times, data.limits) == ((0.0, 60.0), (0.05, 0.01))
+    within, above, limit = plots.draw_check_history(data, LIGHT).data
+    assert (within.name, above.name, limit.name) == ("within the limit", "above the limit", "limit")
+    assert [len(within.x), len(above.x), list(limit.y)] == [1, 1, [0.05, 0.05, 0.01, 0.01]]
+    table = plots.figure_table(plots.draw_check_history(data, LIGHT))
+    assert [row[2] for row in table.rows] == [0.02, 0.02, 0.05, 0.01], "saved without the ends of the line"
+
+
 INFO = made_results.model()
 TABLE = made_results.table(INFO)
 FORM = "int3/g64/asym"
@@ -716,6 +736,7 @@ FULL: dict[str, Draw] = {
     "layer shares": lambda p: plots.draw_layer_shares(plots.layer_shares(INFO, MOVED), p),
     "losses": lambda p: plots.draw_loss_curve(plots.loss_curve([(1, 0.5), (2, 0.25)], 0.6, 0.2), p),
     "runtime": lambda p: plots.draw_runtime_bars(plots.runtime_bars(made_results.runtime_speeds()), p),
+    "checks": lambda p: plots.draw_check_history(plots.check_history([(0.0, CHECK, 0.01)]), p),
     "diagram": lambda p: plots.draw_diagram(plots.diagram(INFO, plots.parameter_measure(INFO), [1]), p),
 }
 EMPTY: dict[str, Draw] = {
@@ -746,6 +767,7 @@ EMPTY: dict[str, Draw] = {
     "runtime": lambda p: plots.draw_runtime_bars(
         plots.runtime_bars(replace(made_results.runtime_speeds(), original=None)), p
     ),
+    "checks": lambda p: plots.draw_check_history(plots.check_history([]), p),
 }
 
 

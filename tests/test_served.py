@@ -6,13 +6,14 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quant_core import served
@@ -242,6 +243,43 @@ def test_a_bad_day_is_one_sentence_with_a_remedy(day: str) -> None:
         assert caught.value.hint
 
 
+_ANY = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["a", "7", "token_id:3", "9" * 5000]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["content", "top_logprobs", "logprob", "token", "id", "bytes", "7", "decoded_token"]
+            ),
+            inner,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+def test_whatever_a_server_answers_it_is_read_or_told() -> None:
+    said: dict[str, Any] = {}
+
+    def act(path: str, body: dict[str, Any], headers: dict[str, str]) -> Answer:
+        return 200, replies(**said)
+
+    @settings(max_examples=25)
+    @given(_ANY, _ANY)
+    def run(whole: Any, place: Any) -> None:
+        said.update(prompt_logprobs=whole, logprobs=place)
+        with Server(Endpoint(address, "m")) as server, suppress(EndpointError):
+            for entries in server.predictions([1, 2], 3, PLAIN):
+                assert sum(math.exp(entry.log_prob) for entry in entries) < 1.002
+
+    with made_server(act) as address:
+        run()
+
+
 def test_nobody_there_and_silence() -> None:
     with (
         pytest.raises(EndpointError, match="Nothing answers"),
@@ -300,11 +338,11 @@ def test_a_stream_is_read_by_lines_and_counted_by_the_server() -> None:
     body = (
         ': a comment\r\n\r\ndata: {"choices": [{"text": "né"}]}\r\n\r\ndata: {"choices": [{"text": ""}]}\n\n'
         'data: {"choices": [{"text": "x", "finish_reason": "stop"}]}\n\n'
-        'data: {"choices": [], "usage": {"completion_tokens": 7}}\n\ndata: [DONE]\n\ndata: late\n\n'
+        'data: {"choices": [], "usage": {"completion_tokens": 4}}\n\ndata: [DONE]\n\ndata: late\n\n'
     ).encode()
     with made_server(lambda *_: (200, body)) as address, Server(Endpoint(address, "m")) as server:
         assert [piece.text for piece in server.stream("a", 5, 0, 0.0, 1.0)] == ["né", "x"]
-        assert server.counted == 7
+        assert server.counted == 4
 
 
 # --- addresses and words

@@ -56,8 +56,9 @@ def show(info: ModelInfo, recipe: Recipe | None) -> None:
         return
     title = f"Recipe at {words.bits(recipe.average_bits)}" if recipe else "Original"
     approved = Approved(recipe.assignment() if recipe else {}, recipe, title)
-    _check(info, endpoint, approved)
-    _history(info, endpoint, approved)
+    past = _checks(info, check_request(info, endpoint, approved, ""))
+    _check(info, endpoint, approved, past)
+    _history(info, endpoint, approved, past)
     compare_served_text.show(info, endpoint, approved.recipe, approved.title)
 
 
@@ -99,6 +100,14 @@ def _endpoint() -> Endpoint | None:
     return found
 
 
+class Past(NamedTuple):
+    """A check that was made: when, in seconds since the epoch, what was asked, and what was found."""
+
+    time: float
+    request: CheckRequest
+    found: Check
+
+
 # --- the check
 
 
@@ -110,10 +119,9 @@ def check_request(info: ModelInfo, endpoint: Endpoint, approved: Approved, asked
     )  # fmt: skip
 
 
-def _check(info: ModelInfo, endpoint: Endpoint, approved: Approved) -> None:
+def _check(info: ModelInfo, endpoint: Endpoint, approved: Approved, past: Sequence[Past]) -> None:
     st.subheader("Is it still what you approved?", anchor=False)
     sample = check_request(info, endpoint, approved, "")
-    past = _checks(info, sample)
     if approved.recipe is None:
         st.caption(":material/info: There is no recipe yet: what is served is compared with the original.")
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -133,11 +141,11 @@ def _check(info: ModelInfo, endpoint: Endpoint, approved: Approved) -> None:
         found = named(CHECKED, info, "Back to the newest check" if past else "Start over")
         if found is not None and isinstance(found.request, CheckRequest):
             _verdict(found.request, cast(Check, found.result))
-            if not past or past[-1][1] != found.request:
+            if not past or past[-1].request != found.request:
                 leave(CHECKED, "Back to the newest check")
         return
     if past:
-        _verdict(*past[-1][1:])
+        _verdict(past[-1].request, past[-1].found)
         return
     st.caption(
         f"Asks the server for its {sample.k} likeliest next tokens at each of {sample.tokens:,} places of the bundled "
@@ -191,10 +199,10 @@ def _verdict(request: CheckRequest, found: Check) -> None:
     notes(found.notes, "check")
 
 
-def _checks(info: ModelInfo, sample: CheckRequest) -> list[tuple[float, CheckRequest, Check]]:
+def _checks(info: ModelInfo, sample: CheckRequest) -> list[Past]:
     """All checks of this endpoint against this variant, the oldest first."""
     return [
-        (run.created, run.request, run.result)
+        Past(run.created, run.request, run.result)
         for run in workspace().checks(info.fingerprint)
         if isinstance(run.result, Check)
         and isinstance(run.request, CheckRequest)
@@ -209,9 +217,8 @@ def _alike(one: CheckRequest, other: CheckRequest) -> bool:
     )  # fmt: skip
 
 
-def _history(info: ModelInfo, endpoint: Endpoint, approved: Approved) -> None:
+def _history(info: ModelInfo, endpoint: Endpoint, approved: Approved, past: Sequence[Past]) -> None:
     """The chart of all checks, and the line that has them made on a schedule."""
-    past = _checks(info, check_request(info, endpoint, approved, ""))
     if past:
         data = plots.check_history([(time, found, request.limit) for time, request, found in past])
         above = sum(mean > limit for mean, limit in zip(data.means, data.limits, strict=True))
@@ -240,7 +247,7 @@ def _history(info: ModelInfo, endpoint: Endpoint, approved: Approved) -> None:
             )  # fmt: skip
 
 
-def history_frame(past: Sequence[tuple[float, CheckRequest, Check]]) -> pd.DataFrame:
+def history_frame(past: Sequence[Past]) -> pd.DataFrame:
     """The checks as rows, the newest first."""
     rows = [
         (runs_words.when(time), served.answer(found, request.limit), words.significant(found.approved.mean),

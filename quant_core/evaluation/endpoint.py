@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ CONNECT_SECONDS = 10.0
 MOST_BYTES = 64_000_000
 """Of one answer."""
 _LOCAL = ("127.0.0.1", "localhost", "::1")
+_ID = re.compile(r"[0-9]{1,9}")
 _WORDS = 200
 """Characters of a server's own explanation that are passed on."""
 
@@ -158,8 +160,9 @@ class Server:
                 if "error" in data:
                     raise self._odd(f"broke off with {self._explained(data)}")
                 usage = data.get("usage")
-                if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
-                    self.counted = usage["completion_tokens"]
+                count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+                if isinstance(count, int) and 0 <= count <= tokens:
+                    self.counted = count
                 for choice in _choices(data)[:1]:
                     finished = finished or choice.get("finish_reason") is not None
                     if isinstance(text := choice.get("text"), str) and text:
@@ -358,9 +361,9 @@ def _by_id(place: Any) -> list[Entry]:
     """Of a position of a prompt, as vLLM tells it: by the token's id as text."""
     rows = place.items() if isinstance(place, dict) else ()
     found = [
-        _entry(int(token), str(row.get("decoded_token") or ""), row.get("logprob"))
+        _entry(known, str(row.get("decoded_token") or ""), row.get("logprob"))
         for token, row in rows
-        if isinstance(row, dict) and token.isdecimal()
+        if isinstance(row, dict) and (known := _id(token)) is not None
     ]
     return [entry for entry in found if entry is not None]
 
@@ -368,11 +371,15 @@ def _by_id(place: Any) -> list[Entry]:
 def _named(text: str) -> int | None:
     """The id in vLLM's ``token_id:17``."""
     kind, _, number = text.partition(":")
-    return int(number) if kind == "token_id" and number.isdecimal() else None
+    return _id(number) if kind == "token_id" else None
+
+
+def _id(text: str) -> int | None:
+    return int(text) if _ID.fullmatch(text) else None
 
 
 def _entry(token: int | None, text: str, value: Any) -> Entry | None:
     """An entry, None where its log-probability is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e6 < value < 0.001:
         return None
-    return Entry(token, text, min(float(value), 0.0)) if value < 0.001 else None
+    return Entry(token, text, min(float(value), 0.0))

@@ -20,9 +20,11 @@ from quant_core.plots._common import (
     positive_range,
 )
 from quant_core.plots.palette import Palette
+from quant_core.plots.saving import exactly, intervals_exactly
 from quant_core.schema import Check
 
 HEIGHT = 320
+_AXIS = "Top-k KL (nats/token)"
 
 
 class CheckHistory(NamedTuple):
@@ -92,6 +94,11 @@ def draw_check_history(data: CheckHistory, palette: Palette) -> go.Figure:
                     for place in places
                 ],
                 hovertemplate="%{text}<extra></extra>",
+                meta=intervals_exactly(
+                    ("Time", [f"{moments[place]:%Y-%m-%dT%H:%M:%S}" for place in places]),
+                    (_AXIS, [data.means[place] for place in places]),
+                    ends,
+                ),
             )
         )
     figure.add_trace(
@@ -102,8 +109,9 @@ def draw_check_history(data: CheckHistory, palette: Palette) -> go.Figure:
             mode="lines",
             line={"width": 2, "dash": "dash", "color": palette.text, "shape": "hv"},
             hoverinfo="skip",
+            meta=exactly({"Time": [f"{moment:%Y-%m-%dT%H:%M:%S}" for moment in moments], _AXIS: data.limits}),
         )
     )
     figure.update_xaxes(**axis(palette, "Time", fixedrange=True, type="date", nticks=5, range=[start, end]))
-    figure.update_yaxes(**log_axis(palette, "Top-k KL (nats/token)", low, high, fixedrange=True))
+    figure.update_yaxes(**log_axis(palette, _AXIS, low, high, fixedrange=True))
     return figure

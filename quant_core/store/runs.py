@@ -87,6 +87,8 @@ class RunTable:
         self._results = results
         self.folder = home / FOLDER
         self._lines: dict[tuple[str, float], RunLine] = {}
+        self._newest: dict[tuple[str, float], Run] = {}
+        """What ``newest`` gave last, for a page that is drawn again; without later notes."""
         self._lock = threading.Lock()
 
     # --- looking
@@ -151,15 +153,20 @@ class RunTable:
     def newest(self, kind: str, fingerprint: str, limit: int) -> list[Run]:
         """The newest runs of a kind about a model, the oldest of them first; unreadable ones are left out."""
         rows = self._database.query(
-            """SELECT key FROM results WHERE kind = ? AND fingerprint = ?
+            """SELECT key, created FROM results WHERE kind = ? AND fingerprint = ?
                 ORDER BY created DESC, rowid DESC LIMIT ?""",
             (kind, fingerprint, limit),
         )
-        found = []
-        for row in reversed(rows):
-            with contextlib.suppress(QuantError):
-                found.append(self.get(row["key"]))
-        return found
+        places = [(row["key"], row["created"]) for row in reversed(rows)]
+        with self._lock:
+            known = {place: self._newest[place] for place in places if place in self._newest}
+        for key, created in places:
+            if (key, created) not in known:
+                with contextlib.suppress(QuantError):  # an older QuantLens wrote it in another shape
+                    known[key, created] = self.get(key)
+        with self._lock:
+            self._newest = known
+        return [known[place] for place in places if place in known]
 
     def model(self, fingerprint: str) -> ModelInfo | None:
         """What a model is that was opened here or came with a run; None if it is not known."""
