@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
@@ -56,7 +56,7 @@ def draw_check_history(data: CheckHistory, palette: Palette) -> go.Figure:
         return empty_figure(palette, title, "Nothing has been checked yet.", HEIGHT)
     figure = frame(palette, title, HEIGHT)
     add_legend(figure)
-    low, high = positive_range([*data.means, *data.limits, *(end for _, end in data.ends)])
+    low, high = positive_range([*data.means, *data.limits, *(end for ends in data.ends for end in ends)])
     moments = [datetime.fromtimestamp(time) for time in data.times]
     room = timedelta(seconds=max(60.0, 0.05 * (data.times[-1] - data.times[0])))
     start, end = moments[0] - room, moments[-1] + room
@@ -112,6 +112,7 @@ def draw_check_history(data: CheckHistory, palette: Palette) -> go.Figure:
             meta=exactly({"Time": [f"{moment:%Y-%m-%dT%H:%M:%S}" for moment in moments], _AXIS: data.limits}),
         )
     )
-    figure.update_xaxes(**axis(palette, "Time", fixedrange=True, type="date", nticks=5, range=[start, end]))
+    shape: dict[str, Any] = {"type": "date", "nticks": 4, "tickangle": 0, "range": [start, end]}
+    figure.update_xaxes(**axis(palette, "Time", fixedrange=True, **shape))
     figure.update_yaxes(**log_axis(palette, _AXIS, low, high, fixedrange=True))
     return figure
