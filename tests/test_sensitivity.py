@@ -362,12 +362,12 @@ def test_bootstrap_error_of_a_known_sample() -> None:
 
 @pytest.fixture(scope="module")
 def maps(bundled: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Array, Array]:
-    """Fisher scores and measured KL of the bundled model in INT4 on the same 2,048 tokens."""
+    """Fisher scores and measured KL of the bundled model in INT4 on the same 1,024 tokens."""
     info, context = bundled.info, FakeContext(bundled)
-    asked = SensitivityRequest(info.ref, info.fingerprint, ("int4",), CALIBRATION, tokens=2048, sequence=256)
+    asked = SensitivityRequest(info.ref, info.fingerprint, ("int4",), CALIBRATION, tokens=1024, sequence=256)
     table = run(context, asked)
     slots = [slot for slot in bundled.graph.slots.values() if slot.unit.decided]
-    tokens = tokenize(context, bundled, CALIBRATION, 2048, 256)
+    tokens = tokenize(context, bundled, CALIBRATION, 1024, 256)
     errors = RoundingErrors([find(name) for name in table.formats], Rounder(context, bundled, tokens))
     points = Points(tmp_path_factory.mktemp("points"), "maps", (len(slots), 1, len(tokens.ids)), {})
     measure_layers(context, Sweep(bundled, tokens, slots, errors), points)
