@@ -27,7 +27,7 @@ from tests.served_pages import job, keep, open_page, seed, texts
 
 ADDRESS = "http://127.0.0.1:8080/v1"
 FOUND = Check(
-    Divergence(0.02, 0.005, 0.01, 0.03), Divergence(0.4, 0.02, 0.36, 0.44), 0.97, 20, 0.9, "/home/x/m*odel.gguf",
+    Divergence(0.02, 0.005, 0.01, 0.03), Divergence(0.4, 0.02, 0.36, 0.44), 0.97, 20, 0.9, "/srv/x/m*odel.gguf",
     1016, 8, 1017, "e" * 24, "bundled evaluation text", 16.0,
 )  # fmt: skip
 WROTE = ServedText(

@@ -24,8 +24,8 @@ def test_a_run_is_noted_handed_on_deleted_and_brought_back(app: Served, page: Pa
     area = grid.bounding_box()
     assert area is not None
     page.mouse.click(
-        area["x"] + 20, area["y"] + 36 + 35 * 3.5
-    )  # the fourth row: an evaluation, below three later runs
+        area["x"] + 20, area["y"] + 36 + 35 * 7.5
+    )  # the eighth row: an evaluation, below seven later runs
     expect(page).to_have_url(re.compile(f"run={keys['high']}"))
     expect(
         page.get_by_role("heading", name="Recipe evaluation: measured KL 0.00100 nats/token")
