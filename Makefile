@@ -8,7 +8,8 @@ BIN      := $(VENV)/bin
 PIP      := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint requirements.lock
 RUNTIME  := $(VENV)/.quantlens-runtime
 DEV      := $(VENV)/.quantlens-dev
-ENGINES  := .venv-llamacpp .venv-mlx .venv-tools
+ENGINES  := .venv-llamacpp .venv-mlx
+TOOLS    := .venv-tools
 LOCKED   := requirements.txt requirements.lock
 
 .DEFAULT_GOAL := help
@@ -38,7 +39,7 @@ imports: $(DEV)  ## who may import whom
 pytest: $(DEV) $(ENGINES:=/.quantlens)  ## every test, the browser's included, in two processes of one thread each
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-unit: $(DEV) $(ENGINES:=/.quantlens)  ## the tests that need no browser
+unit: $(DEV) $(ENGINES:=/.quantlens) $(TOOLS)/.quantlens  ## the tests that need no browser, other tools' included
 	@$(BIN)/python -m pytest --quiet -m "not browser" $(ARGS)
 
 browser: $(DEV)  ## the tests that click through the app in Chromium
@@ -76,7 +77,7 @@ clean:  ## remove caches and build results; results and the environment stay
 	@find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 distclean: clean  ## remove the environment too
-	@rm -rf $(VENV) $(ENGINES)
+	@rm -rf $(VENV) $(ENGINES) $(TOOLS)
 
 # ------------------------------------------------------------------------------------------------------------
 # The environment. A stamp newer than the requirements means there is nothing to install.
