@@ -21,11 +21,16 @@ Answer = tuple[int, str | bytes]
 Act = Callable[[str, dict[str, Any], dict[str, str]], Answer]
 
 
+def need_llamacpp() -> None:
+    """Skip the test where llama.cpp is not installed."""
+    if not LLAMACPP.is_file() or not list(LLAMACPP.parents[1].glob("lib/*/site-packages/xllamacpp")):
+        pytest.skip("there is no xllamacpp in .venv-llamacpp: make unit installs it where it has a wheel")
+
+
 @contextmanager
 def llama_cpp(path: Path) -> Iterator[str]:
     """llama.cpp serving a GGUF file: its address."""
-    if not LLAMACPP.is_file() or not list(LLAMACPP.parents[1].glob("lib/*/site-packages/xllamacpp")):
-        pytest.skip("there is no xllamacpp in .venv-llamacpp: make unit installs it where it has a wheel")
+    need_llamacpp()
     process = subprocess.Popen(
         [LLAMACPP, ROOT / "tests/llamacpp.py", path],
         stdin=subprocess.PIPE,

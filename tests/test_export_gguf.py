@@ -31,11 +31,10 @@ from quant_core.recipes import tensor_names
 from quant_core.runtimes import RUNTIMES, Engine, Task
 from quant_core.schema import ORIGINAL, ModelRef, Recipe, Setup, Unit
 from quant_core.targets import TARGETS, problems
+from tests.endpoints import LLAMACPP, ROOT, need_llamacpp
 from tests.exported import TOKENS, mixed, recipe_of, written
 from tests.tiny import PROSE, VOCABULARY, FakeContext, save
 
-ROOT = Path(__file__).resolve().parents[1]
-LLAMACPP = ROOT / ".venv-llamacpp/bin/python"
 SMALL = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4", ORIGINAL)
 LARGE = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
 KINDS = ("llama", "llama-wide", "mistral", "mixtral", "qwen2", "qwen3", "gpt2")
@@ -111,8 +110,7 @@ def cases(plain: dict[str, Case], tmp_path_factory: pytest.TempPathFactory) -> d
 
 def run(*tasks: dict[str, Any]) -> list[dict[str, Any]]:
     """What llama.cpp says to each task of ``tests/llamacpp.py``."""
-    if not LLAMACPP.is_file() or not list(LLAMACPP.parents[1].glob("lib/*/site-packages/xllamacpp")):
-        pytest.skip("there is no xllamacpp in .venv-llamacpp: make unit installs it where it has a wheel")
+    need_llamacpp()
     done = subprocess.run(
         [LLAMACPP, ROOT / "tests/llamacpp.py"],
         input=json.dumps(tasks),

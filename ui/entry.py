@@ -130,10 +130,10 @@ def ensure_entry(stem: str) -> None:
     if not st.session_state.get(_ENTERED):
         st.navigation(pages(icons=False), position="hidden")
         st.rerun()
-    if (
-        stem != PAGES[0].stem
-    ):  # it has no chart, and Plotly takes a pandas that is only half loaded for a whole one
-        import_module("pandas")
+    if stem != PAGES[0].stem:
+        import_module(
+            "pandas"
+        )  # only Start has no chart, and Plotly takes a half loaded pandas for a whole one
     state.sync(stem)
     lesson = stem.startswith(lesson_stem(""))
     if not lesson:

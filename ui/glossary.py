@@ -1,4 +1,4 @@
-"""The field's terms, a sentence each: what tooltips say everywhere, and the list on the Learn page."""
+"""The field's terms, a sentence each: the list on the Learn page, and what tooltips on Weights say."""
 
 from __future__ import annotations
 

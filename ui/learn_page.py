@@ -43,5 +43,5 @@ def printed() -> None:
     """The lessons on one page, as a file."""
     st.download_button(
         "One page to print", summary, "quantlens-lessons.html", "text/html", icon=":material/print:",
-        on_click="ignore", help="What to keep in mind of every lesson, and the terms, in one file to print.",
+        on_click="ignore", help="What to keep in mind of every lesson, in one file to print.",
     )  # fmt: skip

@@ -8,7 +8,7 @@ import streamlit as st
 from quant_core import plots
 from quant_core.errors import QuantError
 from quant_core.schema import FormatView, LayerRequest, LayerView, ModelInfo, Setup, Unit
-from ui import setup, state, theme, words
+from ui import glossary, setup, state, theme, words
 from ui.format_names import default_format, families, format_name, kinds, short_names
 from ui.jobs import request_result, workspace
 from ui.widgets import Figure, figures, notes
@@ -116,14 +116,13 @@ def format_table(view: LayerView, units: tuple[Unit, ...]) -> None:
         frame, hide_index=True, alt="What each format does to these weights", placeholder="exact",
         column_config={
             "Bits a weight": st.column_config.NumberColumn(
-                format="%.2f", help="Everything stored (codes, scales, whatever else) divided by the number of weights."
+                format="%.2f", help=glossary.means("effective bits")
             ),
             "SQNR (dB)": st.column_config.NumberColumn(
-                format="%.1f", help="Signal to quantization noise: 10·log₁₀(|W|² / |error|²). 6 dB more is half the "
-                "error; one bit more brings about 6 dB.",
+                format="%.1f", help=glossary.means("SQNR")
             ),
             "Error (% of |W|²)": st.column_config.NumberColumn(
-                format="%.3g", help="The same as a share: squared error over squared weights."
+                format="%.3g", help=glossary.means("relative error")
             ),
             "RMS error": st.column_config.TextColumn(
                 help="Root of the mean squared error of a weight, in the weight's own unit."

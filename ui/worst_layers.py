@@ -10,7 +10,7 @@ import streamlit as st
 
 from quant_core import plots
 from quant_core.schema import ModelInfo, SensitivityRequest, Setup, Unit, UnitStatistics
-from ui import layers, setup, state
+from ui import glossary, layers, setup, state
 from ui.format_names import format_name
 from ui.jobs import request_result, workspace
 
@@ -64,7 +64,7 @@ def worst_layers(info: ModelInfo, unit: Unit, form: str) -> None:
     found = _by_error(info, form) if by == _SQNR else _by_spread(info, by)
     if found is None:
         return
-    help = "Signal to quantization noise: 10·log₁₀(|W|² / |error|²); the lower, the worse."
+    help = f"{glossary.means('SQNR')} The lower, the worse."
     st.caption(MEASURES[by].help if by in MEASURES else help)
     with st.container(key="worst-layers", gap="xsmall"):
         for place, (each, text) in enumerate(found, 1):
